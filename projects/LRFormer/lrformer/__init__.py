@@ -1,0 +1,3 @@
+"""LRFormer on detectron2."""
+
+__version__ = "0.1.0"

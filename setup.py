@@ -1,0 +1,56 @@
+"""The package ``lrformer``. ``make setup`` installs it, pinned by constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+PACKAGES = "projects/LRFormer"
+
+
+def read_version() -> str:
+    # Read, not imported: importing lrformer needs what is only about to be installed.
+    text = (ROOT / PACKAGES / "lrformer" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError(f'{PACKAGES}/lrformer/__init__.py has no line __version__ = "..."')
+    return match.group(1)
+
+
+def read_readme() -> str:
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+
+
+setup(
+    name="lrformer",
+    version=read_version(),
+    description="LRFormer, semantic segmentation with low-resolution self-attention, on detectron2",
+    long_description=read_readme(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    package_dir={"": PACKAGES},
+    packages=find_packages(PACKAGES),
+    python_requires=">=3.10",
+    # detectron2 is needed too, but cannot be declared: its authors publish it on no package index.
+    # tools/install_detectron2.py installs one; any from mid-2021 to the newest will do.
+    install_requires=[
+        "fvcore>=0.1.5.post20211023",
+        "matplotlib>=3.5",
+        "numpy>=1.24",
+        # The headless build: the other one does not import on a machine without libGL.
+        "opencv-python-headless>=4.6",
+        "pillow>=10.1",
+        "pyyaml>=6.0",
+        "scipy>=1.10",
+        "tabulate>=0.9",
+        "timm>=1.0.21",
+        "torch>=2.4",
+        "torchvision>=0.19",  # detectron2 imports it and does not declare it
+        "tqdm>=4.62",
+    ],
+    extras_require={
+        "dev": ["packaging>=23", "pytest>=8", "ruff>=0.15"],
+    },
+)
