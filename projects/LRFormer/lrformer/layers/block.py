@@ -1,0 +1,89 @@
+"""The basic block of LRFormer: positional convolution, LRSA, feed-forward (paper, eq. 4)."""
+
+from collections.abc import Callable, Sequence
+
+from timm.layers import DropPath, LayerNorm2d, LayerScale2d
+from torch import Tensor, nn
+
+from .lrsa import LowResolutionSelfAttention, resize
+
+
+def depthwise_conv(dim: int) -> nn.Conv2d:
+    return nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
+
+
+class FeedForward(nn.Module):
+    """1x1 convolution to ``hidden_dim``, GELU, y + 3x3 depth-wise convolution of y, 1x1 back.
+
+    Args:
+        dim, hidden_dim: channels outside and inside.
+        conv: False leaves the depth-wise convolution out (paper, Tab. 9).
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, conv: bool = True):
+        super().__init__()
+        self.fc1 = nn.Conv2d(dim, hidden_dim, kernel_size=1)
+        self.act = nn.GELU()
+        self.dwconv = depthwise_conv(hidden_dim) if conv else None
+        self.fc2 = nn.Conv2d(hidden_dim, dim, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.fc1(x))
+        if self.dwconv is not None:
+            x = x + self.dwconv(x)
+        return self.fc2(x)
+
+
+class LRFormerBlock(nn.Module):
+    """x + DWConv(x), then x + LRSA(norm(x)), then x + FFN(norm(x)), on NxCxHxW maps.
+
+    Args:
+        dim, num_heads, pooled_size, pyramid_sizes: of :class:`LowResolutionSelfAttention`.
+        mlp_ratio: hidden channels of the feed-forward part over ``dim``.
+        drop_path: probability of dropping a sample's branch in training (stochastic depth).
+        layer_scale_init: initial per-channel factor on both branches; 0 leaves it out.
+        norm: channels to the norm layer before each branch.
+        pre_norm: channels to a norm layer on the block's input, or None.
+        positional_conv, ffn_conv: False leaves that depth-wise convolution out (paper, Tab. 9).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4,
+        pooled_size: int = 16,
+        pyramid_sizes: Sequence[int] = (11, 8, 6, 4),
+        drop_path: float = 0.0,
+        layer_scale_init: float = 0.0,
+        norm: Callable[[int], nn.Module] = LayerNorm2d,
+        pre_norm: Callable[[int], nn.Module] | None = None,
+        positional_conv: bool = True,
+        ffn_conv: bool = True,
+    ):
+        super().__init__()
+
+        def layer_scale():
+            return LayerScale2d(dim, layer_scale_init) if layer_scale_init else nn.Identity()
+
+        self.pre_norm = pre_norm(dim) if pre_norm is not None else None
+        self.positional_conv = depthwise_conv(dim) if positional_conv else None
+        self.norm1 = norm(dim)
+        self.attn = LowResolutionSelfAttention(dim, num_heads, pooled_size, pyramid_sizes)
+        self.scale1 = layer_scale()
+        self.norm2 = norm(dim)
+        self.ffn = FeedForward(dim, int(dim * mlp_ratio), conv=ffn_conv)
+        self.scale2 = layer_scale()
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, pyramid_convs: Sequence[nn.Module] | None = None) -> Tensor:
+        """NxCxHxW to NxCxHxW; ``pyramid_convs``: see :class:`LowResolutionSelfAttention`."""
+        if self.pre_norm is not None:
+            x = self.pre_norm(x)
+        if self.positional_conv is not None:
+            x = x + self.positional_conv(x)
+        # Scaling and dropping commute with the upsampling; on the pooled map they cost nothing.
+        attended = self.drop_path(self.scale1(self.attn.attend(self.norm1(x), pyramid_convs)))
+        x = x + resize(attended, x.shape[-2:])
+        return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
