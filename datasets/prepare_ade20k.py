@@ -1,0 +1,20 @@
+"""Prepare ADE20K (scene parsing benchmark, 150 classes) for ade20k_sem_seg_{train,val}.
+
+1. Download ADEChallengeData2016.zip (about 1 GB) from
+   http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip
+   (the dataset's home is https://groups.csail.mit.edu/vision/datasets/ADE20K/).
+2. Unpack it in the folder that datasets lie in (DETECTRON2_DATASETS, or ./datasets).
+3. Run this script. It converts the label maps: 0 (other) becomes 255, 1..150 become 0..149.
+
+before and after:
+    ADEChallengeData2016/images/{training,validation}/*.jpg                    20210, 2000
+    ADEChallengeData2016/annotations/{training,validation}/*.png               as released
+    ADEChallengeData2016/annotations_detectron2/{training,validation}/*.png    made here
+"""
+
+import sys
+
+from lrformer.data.prepare import main
+
+if __name__ == "__main__":
+    sys.exit(main("ade20k", __doc__))
