@@ -46,7 +46,7 @@ def test_bfloat16_autocast_stays_close_to_float32():
     with torch.autocast("cpu", torch.bfloat16):
         low = model.forward_stages(x)
     for a, b in zip(maps, low, strict=True):
-        assert (a - b.float()).norm() < 0.02 * a.norm()
+        assert (a - b.float()).norm() < 0.03 * a.norm()
 
 
 def test_compiles_without_graph_breaks():

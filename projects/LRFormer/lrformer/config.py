@@ -1,0 +1,173 @@
+"""Config keys that LRFormer adds to detectron2's.
+
+detectron2's own keys keep their meaning. Where DeepLab or the published Mask2Former project already
+has a name for something, that name is used here, so that their yaml files are understood.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+# configs/ of a source tree, which an editable installation runs from.
+_CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+
+
+class ConfigError(ValueError):
+    """A config file or an override that cannot be used; the message is one line."""
+
+
+def load_cfg(config_file: str | Path, opts: Sequence = ()) -> CN:
+    """detectron2's defaults, this project's keys, then ``config_file``, then ``opts``; not frozen.
+
+    Args:
+        config_file: a yaml file, see :func:`find_config`; its ``_BASE_`` files are read first.
+        opts: ``[key, value, key, value, ...]`` as on the command line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigError: it is no valid yaml, or it or ``opts`` has an unknown key or a value of another
+            type.
+    """
+    path = find_config(config_file)
+    opts = [str(opt) if isinstance(opt, Path) else opt for opt in opts]
+    if len(opts) % 2:
+        raise ConfigError(
+            f"overrides come in pairs, KEY VALUE KEY VALUE …; found {len(opts)}: "
+            f"{' '.join(map(str, opts))}"
+        )
+    cfg = add_lrformer_config(get_cfg())
+    try:
+        cfg.merge_from_file(str(path))
+        cfg.merge_from_list(opts)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no valid yaml: {_one_line(error)}") from error
+    except (TypeError, AttributeError) as error:  # what fvcore raises where it expects a mapping
+        raise ConfigError(
+            f"{path}, or a file that it is based on, is not a mapping of keys to values"
+        ) from error
+    # What yacs raises for an unknown key and for a value of another type.
+    except (KeyError, ValueError, AssertionError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise ConfigError(f"in {path} or the overrides: {_one_line(text)}") from error
+    return cfg
+
+
+def find_config(config_file: str | Path) -> Path:
+    """The file that a config's path means: itself, or else the one below the project's configs.
+
+    Raises:
+        FileNotFoundError: neither exists.
+    """
+    path = Path(config_file)
+    if path.is_file():
+        return path
+    # An absolute path stays itself when joined.
+    below = _CONFIGS / path
+    if below.is_file():
+        return below
+    also = f", nor {below}" if below != path and _CONFIGS.is_dir() else ""
+    raise FileNotFoundError(f"there is no config file {path} (looked from {Path.cwd()}){also}")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def add_lrformer_config(cfg: CN) -> CN:
+    """Add every key of this project, with its default, to ``cfg`` (in place) and return it."""
+    _add_backbone(cfg)
+    _add_head(cfg)
+    _add_input(cfg)
+    _add_solver(cfg)
+    _add_test(cfg)
+    return cfg
+
+
+def _add_backbone(cfg: CN) -> None:
+    cfg.MODEL.LRFORMER = CN()
+    # One entry a stage, stride 4 to 32. The defaults are LRFormer-T.
+    cfg.MODEL.LRFORMER.EMBED_DIMS = [48, 96, 240, 384]
+    cfg.MODEL.LRFORMER.DEPTHS = [2, 2, 6, 3]
+    cfg.MODEL.LRFORMER.NUM_HEADS = [2, 4, 10, 16]
+    cfg.MODEL.LRFORMER.MLP_RATIOS = [8, 8, 4, 4]
+    # Initial layer scale of a stage's blocks; 0 builds the stage without layer scale.
+    cfg.MODEL.LRFORMER.LAYER_SCALE_INIT = [0.0, 0.0, 1e-6, 1e-6]
+    # Indices of the blocks that start with a BatchNorm, a list a stage (LRFormer-XL: [7, 15] in the
+    # third, which keeps float16 from overflowing).
+    cfg.MODEL.LRFORMER.PRE_NORM_BLOCKS = [[], [], [], []]
+    # Short side m of the map in which attention is computed (paper, Tab. 7): 16 for segmentation,
+    # 7 for classification at 224.
+    cfg.MODEL.LRFORMER.POOLED_SIZE = 16
+    # Short sides of the key/value pyramid for m = 16; they scale with m.
+    cfg.MODEL.LRFORMER.PYRAMID_SIZES = [11, 8, 6, 4]
+    # Stochastic depth of the last block; it grows linearly from 0 at the first.
+    cfg.MODEL.LRFORMER.DROP_PATH_RATE = 0.1
+    # The two 3x3 depth-wise convolutions of a block (paper, Tab. 9): before attention, in the FFN.
+    cfg.MODEL.LRFORMER.POSITIONAL_CONV = True
+    cfg.MODEL.LRFORMER.FFN_CONV = True
+    # Features to return, of res2 (stride 4), res3, res4, res5 (stride 32).
+    cfg.MODEL.LRFORMER.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # 0: train everything; 1: freeze the stem; n: freeze the stem and the stages up to res{n}.
+    cfg.MODEL.LRFORMER.FREEZE_AT = 0
+    # Norm of the stem and of PRE_NORM_BLOCKS: BN, SyncBN, FrozenBN.
+    cfg.MODEL.LRFORMER.NORM = "BN"
+    # Recompute each block's activations in the backward pass: less memory, about a third more time.
+    cfg.MODEL.LRFORMER.ACTIVATION_CHECKPOINTING = False
+
+
+def _add_head(cfg: CN) -> None:
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # MODEL.SEM_SEG_HEAD.CONVS_DIM (detectron2's key) is the head's width (paper, Tab. 11).
+    head.POOLED_SIZE = 32  # as POOLED_SIZE above, for the head's two blocks
+    head.NUM_HEADS = 8
+    head.MLP_RATIO = 4
+    head.LAYER_SCALE_INIT = 1e-6
+    head.DROPOUT = 0.1  # of whole channels, before the classifier
+
+
+def _add_input(cfg: CN) -> None:
+    # Training: with a range, images are resized to (MIN_SIZE_TRAIN, MAX_SIZE_TRAIN) times a ratio
+    # drawn from it, aspect kept, so that both bounds hold. Empty: detectron2's ResizeShortestEdge.
+    cfg.INPUT.RESIZE_RATIO_RANGE = []
+    # A crop is drawn again (up to 10 times) while one class covers more than this share of its
+    # labelled pixels. 1.0: never.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Photometric distortion of SSD (brightness, contrast, saturation, hue).
+    cfg.INPUT.COLOR_AUG_SSD = False
+    # Training images are padded (labels with the ignore value) to at least this side; -1: not.
+    cfg.INPUT.SIZE_DIVISIBILITY = -1
+    # Test images are stretched to the next multiple of this on each side (aligned resize); 0: not.
+    cfg.INPUT.ALIGN_TEST = 0
+    # Which mapper reads the training data: "sem_seg".
+    cfg.INPUT.DATASET_MAPPER_NAME = "sem_seg"
+
+
+def _add_solver(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BETAS = [0.9, 0.999]
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone, relative to BASE_LR
+    cfg.SOLVER.HEAD_MULTIPLIER = 1.0  # learning rate of everything else, relative to BASE_LR
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    cfg.SOLVER.POLY_LR_POWER = 1.0  # for LR_SCHEDULER_NAME "WarmupPolyLR"
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
+    # Data type of SOLVER.AMP.ENABLED: "bfloat16", "float16", or "auto": bfloat16 where the device
+    # computes in it, else float16 on a GPU and float32 on a CPU.
+    cfg.SOLVER.AMP.DTYPE = "auto"
+    # How many of the periodic checkpoints to keep, the newest; 0 keeps all.
+    cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP = 3
+
+
+def _add_test(cfg: CN) -> None:
+    # Sliding-window inference: overlapping windows whose logits are averaged.
+    cfg.TEST.SLIDING_WINDOW = CN()
+    cfg.TEST.SLIDING_WINDOW.ENABLED = False
+    cfg.TEST.SLIDING_WINDOW.CROP_SIZE = [1024, 1024]  # height, width
+    cfg.TEST.SLIDING_WINDOW.STRIDE = [768, 768]
+    cfg.TEST.SLIDING_WINDOW.BATCH_SIZE = 1  # windows of an image in one forward pass
+    # TEST.AUG (detectron2's keys) is multi-scale and flip test-time augmentation.
+    # Also write every predicted segment as COCO run-length encoding: slow and large.
+    cfg.TEST.SAVE_PREDICTIONS = False

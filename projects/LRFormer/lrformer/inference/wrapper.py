@@ -1,0 +1,73 @@
+"""What sliding windows and test-time augmentation have in common."""
+
+import torch
+from torch import Tensor, nn
+
+
+class SemSegWrapper(nn.Module):
+    """Runs a model several times an image and returns the mean, with the model's own interface."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """
+        Args:
+            model: takes detectron2's list of {"image", "height", "width"} and returns a list of
+                {"sem_seg": K x height x width}.
+        """
+        super().__init__()
+        self.model = model
+        # detectron2 restores a model's mode after evaluation; a fresh module says "training".
+        self.training = model.training
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
+        """
+        Args:
+            batched_inputs: one dict an image: "image", C x H x W, and the "height" and "width" to
+                return (H and W where they are missing).
+
+        Returns:
+            One {"sem_seg": K x height x width, float32} an image, on the model's device.
+
+        Raises:
+            ValueError: the model returns no ``sem_seg``, or one of another size than asked for.
+            RuntimeError: the model is in training mode.
+        """
+        if self.training:
+            raise RuntimeError(
+                f"{type(self).__name__} is for inference only; call .eval() on it first"
+            )
+        return [{"sem_seg": self._predict(x, *_output_size(x))} for x in batched_inputs]
+
+    def _predict(self, x: dict, height: int, width: int) -> Tensor:
+        raise NotImplementedError
+
+    def _run(self, images: list[Tensor], height: int, width: int) -> list[Tensor]:
+        """The model's ``sem_seg`` for each image, K x height x width."""
+        outputs = self.model([{"image": x, "height": height, "width": width} for x in images])
+        return [sem_seg_of(output, (height, width), self.model) for output in outputs]
+
+
+def _output_size(x: dict) -> tuple[int, int]:
+    return x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])
+
+
+def sem_seg_of(output: dict, size: tuple[int, int], model: nn.Module) -> Tensor:
+    """The ``sem_seg`` that ``model`` returned for one image, K x height x width.
+
+    Raises:
+        ValueError: there is none, or it is not of the height and width ``size``.
+    """
+    name = type(model).__name__
+    if not isinstance(output, dict) or "sem_seg" not in output:
+        found = ", ".join(output) if isinstance(output, dict) else type(output).__name__
+        raise ValueError(
+            f"{name} returned no 'sem_seg' (it returned: {found}); "
+            "a model for semantic segmentation is needed here"
+        )
+    sem_seg = output["sem_seg"]
+    if sem_seg.dim() != 3 or tuple(sem_seg.shape[1:]) != size:
+        raise ValueError(
+            f"{name} was asked for 'sem_seg' of K x {size[0]} x {size[1]}, "
+            f"but returned {' x '.join(map(str, sem_seg.shape))}"
+        )
+    return sem_seg

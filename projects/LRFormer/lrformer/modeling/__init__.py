@@ -1,0 +1,7 @@
+"""Models as detectron2 builds them; importing this registers the backbone and the heads."""
+
+from .backbone import LRFormer
+from .build import build_model
+from .heads import LRHead
+
+__all__ = ["LRFormer", "LRHead", "build_model"]

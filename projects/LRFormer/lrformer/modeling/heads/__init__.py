@@ -1,0 +1,3 @@
+from .lr_head import LRHead
+
+__all__ = ["LRHead"]

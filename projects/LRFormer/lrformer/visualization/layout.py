@@ -1,0 +1,114 @@
+"""Legend, captions and panels around drawn pictures."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
+
+from .drawing import class_color, class_name, font_size
+
+_BACKGROUND = (255, 255, 255)
+_TEXT = (32, 32, 32)
+_BORDER = (160, 160, 160)
+
+
+def draw_legend(
+    labels: Sequence[int], metadata: Any, width: int, size: int, rows: int | None = None
+) -> np.ndarray:
+    """Colour swatches with class names, in rows.
+
+    Args:
+        labels: classes to show, in this order.
+        metadata: names and colours, see :func:`~lrformer.visualization.drawing.class_name`.
+        width: of the legend, pixels.
+        size: of the text, pixels.
+        rows: number of rows; classes that do not fit are summed up as "+ 3 more". As many as are
+            needed where it is None.
+
+    Returns:
+        h x width x 3, RGB uint8. A name wider than the legend is cut off.
+    """
+    names = [class_name(metadata, label) for label in labels]
+    texts, places = names, _place(names, width, size)
+    shown = len(names)
+    while rows is not None and shown > 0 and _num_rows(places) > rows:
+        shown -= 1
+        texts = [*names[:shown], f"+ {len(names) - shown} more"]
+        places = _place(texts, width, size)
+    if rows is None:
+        rows = _num_rows(places)
+
+    row_height = _row_height(size)
+    height = rows * row_height + size // 2 if rows else 0
+    canvas = Image.new("RGB", (width, height), _BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for i, (text, (x, row)) in enumerate(zip(texts, places, strict=True)):
+        middle = size // 4 + row * row_height + row_height // 2
+        if i < shown:
+            top = middle - size // 2
+            box = (x, top, x + size, top + size)
+            draw.rectangle(box, fill=class_color(metadata, labels[i]), outline=_BORDER)
+            x += _swatch_width(size)
+        draw.text((x, middle), text, fill=_TEXT, font=_font(size), anchor="lm")
+    return np.asarray(canvas)
+
+
+def count_legend_rows(labels: Sequence[int], metadata: Any, width: int, size: int) -> int:
+    """How many rows :func:`draw_legend` needs for these classes."""
+    return _num_rows(_place([class_name(metadata, label) for label in labels], width, size))
+
+
+def join_panels(panels: dict[str, np.ndarray]) -> np.ndarray:
+    """Pictures of one size beside each other, each under its name; a single one stays as it is.
+
+    Args:
+        panels: name -> H x W x 3, RGB uint8.
+    """
+    pictures = list(panels.values())
+    if len(pictures) == 1:
+        return pictures[0]
+    height, width = pictures[0].shape[:2]
+    size = font_size(height, width)
+    bar, gap = _row_height(size), max(size // 3, 2)
+    canvas = Image.new("RGB", (len(panels) * (width + gap) - gap, bar + height), _BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for i, (name, picture) in enumerate(panels.items()):
+        left = i * (width + gap)
+        center = (left + width // 2, bar // 2)
+        draw.text(center, name, fill=_TEXT, font=_font(size), anchor="mm")
+        canvas.paste(Image.fromarray(picture), (left, bar))
+    return np.asarray(canvas)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # The font that detectron2's visualizer writes in; it comes with matplotlib.
+    return ImageFont.truetype(findfont("DejaVu Sans"), size)
+
+
+def _row_height(size: int) -> int:
+    return round(size * 1.6)
+
+
+def _swatch_width(size: int) -> int:
+    return round(size * 1.4)
+
+
+def _place(names: Sequence[str], width: int, size: int) -> list[tuple[int, int]]:
+    """Left edge and row of each entry of a legend."""
+    margin = size // 2
+    places, x, row = [], margin, 0
+    for name in names:
+        entry = _swatch_width(size) + round(_font(size).getlength(name))
+        if x > margin and x + entry + margin > width:
+            x, row = margin, row + 1
+        places.append((x, row))
+        x += entry + size
+    return places
+
+
+def _num_rows(places: list[tuple[int, int]]) -> int:
+    return places[-1][1] + 1 if places else 0

@@ -1,0 +1,100 @@
+"""A model from a config and weights, and what is said when one of them is missing."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
+
+from lrformer import Predictor, build_model
+
+if "OneConvolution" not in META_ARCH_REGISTRY:
+
+    @META_ARCH_REGISTRY.register()
+    class OneConvolution(nn.Module):
+        def __init__(self, cfg):
+            super().__init__()
+            self.conv = nn.Conv2d(3, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 1)
+
+        def forward(self, batched_inputs):
+            return [{"sem_seg": self.conv(x["image"].float())} for x in batched_inputs]
+
+
+@pytest.fixture
+def config(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(
+        "MODEL:\n"
+        "  META_ARCHITECTURE: OneConvolution\n"
+        '  WEIGHTS: ""\n'
+        "  SEM_SEG_HEAD:\n"
+        "    NUM_CLASSES: 4\n"
+        "INPUT:\n"
+        "  FORMAT: RGB\n"
+        "  MIN_SIZE_TEST: 0\n"
+    )
+    return file
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    state = {"conv.weight": torch.randn(4, 3, 1, 1), "conv.bias": torch.randn(4)}
+    torch.save({"model": state}, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+def test_weights_are_loaded_and_the_model_is_ready(config, weights):
+    expected = torch.load(weights)["model"]
+    by_argument = build_model(config, weights, device="cpu")
+    by_key = build_model(str(config), device="cpu", opts=["MODEL.WEIGHTS", str(weights)])
+    for model in (by_argument, by_key):
+        assert not model.training
+        assert torch.equal(model.conv.weight, expected["conv.weight"])
+        assert torch.equal(model.conv.bias, expected["conv.bias"])
+
+
+def test_opts_override_the_file_and_weights_override_opts(config, weights, tmp_path):
+    opts = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4, "MODEL.WEIGHTS", str(tmp_path / "other.pth")]
+    model = build_model(config, weights, "cpu", opts)
+    assert torch.equal(model.conv.bias, torch.load(weights)["model"]["conv.bias"])
+
+
+def test_random_weights_are_announced(config, caplog):
+    model = build_model(config, device="cpu", opts=["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7])
+    assert model.conv.out_channels == 7
+    assert "randomly initialised" in caplog.text
+
+
+def test_a_predictor_from_files(config, weights):
+    predictor = Predictor.from_config_file(config, weights, "cpu")
+    image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    state = torch.load(weights)["model"]
+    scores = image @ state["conv.weight"][:, :, 0, 0].numpy().T + state["conv.bias"].numpy()
+    assert np.array_equal(predictor(image), scores.argmax(axis=2))
+
+
+def test_a_missing_file_is_named(config, weights, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config file .*none\.yaml"):
+        build_model(tmp_path / "none.yaml", weights)
+    with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS: there is no file .*none\.pth"):
+        build_model(config, tmp_path / "none.pth", "cpu")
+
+
+def test_a_config_below_the_projects_folder_is_found_from_anywhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    name = "camvid/lrformer_t.yaml"
+    opts = ["MODEL.META_ARCHITECTURE", "OneConvolution"]
+    assert build_model(name, device="cpu", opts=opts).conv.out_channels == 11
+    # A file that is really there is meant.
+    (tmp_path / "camvid").mkdir()
+    (tmp_path / name).write_text("MODEL:\n  SEM_SEG_HEAD:\n    NUM_CLASSES: 2\n")
+    assert build_model(name, device="cpu", opts=opts).conv.out_channels == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu(config, weights):
+    model = build_model(config, weights)  # MODEL.DEVICE is cuda
+    assert model.conv.weight.device.type == "cpu"
+    with pytest.raises(ValueError, match="'cuda' was asked for.*finds no GPU"):
+        build_model(config, weights, device="cuda")
