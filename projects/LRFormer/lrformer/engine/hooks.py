@@ -1,0 +1,135 @@
+"""Checkpoints, and a training that can be stopped at any time."""
+
+import logging
+import math
+import os
+import signal
+import threading
+from pathlib import Path
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
+
+
+class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
+    """detectron2's, which also removes the older checkpoints of the run that is resumed."""
+
+    def before_train(self) -> None:
+        super().before_train()
+        start = self.trainer.start_iter
+        if self.max_to_keep is None or start == 0:
+            return
+        files = sorted(Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_*.pth"))
+        for file in files:
+            number = file.stem.removeprefix(f"{self.file_prefix}_")
+            if number.isdigit() and int(number) < start:
+                self.recent_checkpoints.append(str(file))
+
+
+class BestCheckpointer(HookBase):
+    """Keeps the weights with the highest value of a metric in ``model_best.pth``.
+
+    The value stands in the file, so that a resumed training compares with it. Weights only: it is
+    for testing, ``last_checkpoint`` still names the one to resume from. Comes after the hook that
+    evaluates.
+    """
+
+    def __init__(self, checkpointer: DetectionCheckpointer, metric: str):
+        """
+        Args:
+            checkpointer: its model is saved in its directory.
+            metric: name in the event storage, such as "sem_seg/mIoU".
+        """
+        self.metric = metric
+        self.value = -math.inf
+        self._model = checkpointer.model
+        self.file = Path(checkpointer.save_dir) / "model_best.pth"
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter > 0 and self.file.is_file():
+            # mmap: of a file of weights only the value is read.
+            best = torch.load(self.file, "cpu", weights_only=True, mmap=True).get("best", {})
+            if best.get("metric") == self.metric:
+                self.value = best["value"]
+                logger.info(
+                    f"best {self.metric} so far: {self.value:.2f} at iteration {best['iteration']}"
+                )
+
+    def after_step(self) -> None:
+        self._compare(self.trainer.iter + 1)
+
+    def after_train(self) -> None:
+        self._compare(self.trainer.iter)
+
+    def _compare(self, iteration: int) -> None:
+        value, evaluated_at = self.trainer.storage.latest().get(self.metric, (math.nan, None))
+        if evaluated_at != self.trainer.storage.iter or not value > self.value:
+            return
+        self.value = value
+        best = {"metric": self.metric, "value": value, "iteration": iteration}
+        # A crash while writing must not cost the best weights so far.
+        partial = self.file.with_suffix(".partial")
+        torch.save({"model": self._model.state_dict(), "best": best}, partial)
+        os.replace(partial, self.file)
+        logger.info(f"best {self.metric} so far: {value:.2f}; saved to {self.file}")
+
+
+class GracefulStop(HookBase):
+    """Saves a checkpoint when the training is stopped by Ctrl-C or SIGTERM.
+
+    The signal becomes a KeyboardInterrupt: at once, or after the current iteration while weights
+    are being changed or other processes take part. A second signal ends the process as usual. Comes
+    after the hook that steps the learning rate, when an iteration is complete.
+    """
+
+    def __init__(self, checkpointer: DetectionCheckpointer):
+        self._checkpointer = checkpointer
+        self._previous = {}
+        self._asked = False
+        self._completed = None
+        self._pid = None
+
+    def before_train(self) -> None:
+        self._pid = os.getpid()
+        # Python delivers signals to the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame) -> None:
+        if os.getpid() != self._pid:  # a data loader's worker
+            raise KeyboardInterrupt
+        self._asked = True
+        self._restore()
+        if comm.get_world_size() == 1 and not self.trainer._trainer.updating:
+            raise KeyboardInterrupt
+        logger.info(f"{signal.Signals(number).name}: stopping after this iteration")
+
+    def after_step(self) -> None:
+        self._completed = self.trainer.iter
+        self.trainer._trainer.updating = False
+        # All processes stop after the same iteration, or the others would wait for ever.
+        self._asked = any(comm.all_gather(self._asked))
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def after_train(self) -> None:
+        self._restore()
+        finished = self.trainer.iter >= self.trainer.max_iter
+        if not self._asked or self._completed is None or finished:
+            return
+        # The iteration that was cut off is not part of the state.
+        self.trainer.iter = self._completed
+        self._checkpointer.save(f"model_{self._completed:07d}", iteration=self._completed)
+        logger.info(
+            f"stopped after iteration {self._completed + 1} of {self.trainer.max_iter}; "
+            "--resume continues there"
+        )
+
+    def _restore(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())

@@ -1,0 +1,214 @@
+"""What tools/train_net.py does: from a command line to a trained or evaluated model."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+from lrformer.config import ConfigError, find_config, load_cfg
+from lrformer.evaluation import RESULTS_FILE, output_folder
+from lrformer.modeling.build import check_weights_exist, load_model
+
+from .machine import adapt_to_machine, check_num_gpus
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+_EPILOG = """
+Examples:
+
+  train on the GPU, or on the CPU if there is none:
+    train_net.py --config-file camvid/lrformer_t.yaml OUTPUT_DIR output/camvid
+  continue after a break:
+    train_net.py --config-file camvid/lrformer_t.yaml --resume OUTPUT_DIR output/camvid
+  evaluate:
+    train_net.py --config-file camvid/lrformer_t.yaml --eval-only \\
+        MODEL.WEIGHTS output/camvid/model_best.pth
+  eight GPUs:
+    train_net.py --config-file ade20k/lrformer_s.yaml --num-gpus 8
+
+Options come before the KEY VALUE pairs that override the config.
+"""
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be done; the message says what to change."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (that of the process where it is None).
+
+    Returns:
+        The exit status: 0; 2 if the arguments, the config or the data are at fault, with one line
+        on standard error; 1 if the training diverged; 130 if it was stopped.
+    """
+    args = _parse(argv)
+    try:
+        cfg = _configure(args)
+        launch(
+            run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(cfg, args),
+        )
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
+    """Train or evaluate, in each process.
+
+    Args:
+        cfg: not frozen.
+        args: of detectron2's default parser.
+
+    Returns:
+        The results of the evaluation, see :meth:`Trainer.test`.
+
+    Raises:
+        UsageError: the config's values, the weights or the data cannot be used.
+    """
+    _set_up(cfg, args)
+    adapt_to_machine(cfg)
+    cfg.freeze()
+    if args.eval_only:
+        results = Trainer.test(cfg, _prepared(_model_to_evaluate, cfg, args.resume))
+    else:
+        results = _prepared(_trainer, cfg, args.resume).train()
+    if comm.is_main_process():
+        _summarize(cfg, results, trained=not args.eval_only)
+    return results
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = default_argument_parser(epilog=_EPILOG)
+    parser.description = "Train or evaluate LRFormer."
+    args = parser.parse_args(argv)
+    if not args.config_file:
+        parser.error("--config-file is required, for example --config-file ade20k/lrformer_t.yaml")
+    return args
+
+
+def _configure(args: argparse.Namespace) -> CfgNode:
+    misplaced = [opt for opt in args.opts if opt.startswith("--")]
+    if misplaced:
+        raise UsageError(
+            f"{misplaced[0]} comes after a KEY VALUE pair; options come before: "
+            f"--config-file … {misplaced[0]} … KEY VALUE"
+        )
+    try:
+        args.config_file = str(find_config(args.config_file))
+        cfg = load_cfg(args.config_file, args.opts)
+    except (OSError, ConfigError) as error:
+        raise UsageError(_one_line(error)) from error
+    if args.num_gpus == 0:
+        cfg.MODEL.DEVICE = "cpu"
+    try:
+        check_num_gpus(args.num_gpus, args.num_machines, cfg.MODEL.DEVICE)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise UsageError("--eval-only: DATASETS.TEST is empty, there is nothing to evaluate on")
+    _find_weights(cfg, args)
+    return cfg
+
+
+def _find_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Check ``MODEL.WEIGHTS``; for ``--eval-only --resume`` set it to the last checkpoint."""
+    checkpointer = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
+    if args.resume and checkpointer.has_checkpoint():
+        last = checkpointer.get_checkpoint_file()
+        if not Path(last).is_file():
+            raise UsageError(
+                f"--resume: {cfg.OUTPUT_DIR}/last_checkpoint names {Path(last).name}, which does "
+                "not exist; write the name of another checkpoint into it, or remove it"
+            )
+        if args.eval_only:
+            cfg.MODEL.WEIGHTS = last
+        return
+    if args.eval_only and not cfg.MODEL.WEIGHTS:
+        raise UsageError(
+            "--eval-only needs trained weights: add MODEL.WEIGHTS <file>, for example "
+            f"MODEL.WEIGHTS {Path(cfg.OUTPUT_DIR) / 'model_final.pth'}"
+        )
+    try:
+        check_weights_exist(cfg)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from error
+
+
+def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """detectron2's set-up, with the environment and the config in ``log.txt`` only.
+
+    On the terminal their hundreds of lines would hide everything else.
+    """
+    rank = comm.get_rank()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="lrformer")
+    # The call that default_setup makes; it is cached, so that the handlers are known before.
+    handlers = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank).handlers
+    terminal = [h for h in handlers if getattr(h, "stream", None) is sys.stdout]
+    levels = [handler.level for handler in terminal]
+    for handler in terminal:
+        handler.setLevel(logging.WARNING)
+    try:
+        default_setup(cfg, args)
+    finally:
+        for handler, level in zip(terminal, levels, strict=True):
+            handler.setLevel(level)
+    logger.info(f"the environment and the whole config are in {Path(cfg.OUTPUT_DIR) / 'log.txt'}")
+
+
+def _trainer(cfg: CfgNode, resume: bool) -> Trainer:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    return trainer
+
+
+def _model_to_evaluate(cfg: CfgNode, resume: bool) -> nn.Module:
+    Trainer.verify_datasets(cfg, cfg.DATASETS.TEST)
+    return load_model(cfg)
+
+
+def _prepared(prepare, cfg: CfgNode, resume: bool):
+    """``prepare(cfg, resume)``, where a ValueError tells of a value in the config or the data."""
+    try:
+        return prepare(cfg, resume)
+    except ValueError as error:
+        raise UsageError(_one_line(error)) from error
+
+
+def _summarize(cfg: CfgNode, results: dict[str, Any], trained: bool) -> None:
+    """The last lines: the scores, and where everything is."""
+    names = cfg.DATASETS.TEST
+    for name in names:
+        scores = results if len(names) == 1 else results[name]
+        if "sem_seg" in scores:
+            file = output_folder(cfg, name) / RESULTS_FILE
+            logger.info(f"{name}: mIoU {scores['sem_seg']['mIoU']:.2f} (each class: {file})")
+    if trained:
+        last = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR).get_checkpoint_file()
+        best = Path(cfg.OUTPUT_DIR) / "model_best.pth"
+        also = f", the best ones in {best}" if best.is_file() else ""
+        logger.info(f"last weights in {last}{also}")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

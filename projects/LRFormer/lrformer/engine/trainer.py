@@ -1,0 +1,240 @@
+"""detectron2's default trainer for this project's models and data."""
+
+import logging
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lrformer.checkpoint import LRFormerCheckpointer
+from lrformer.data import build_test_loader, build_train_loader, verify_dataset
+from lrformer.evaluation import build_evaluator
+from lrformer.inference import build_inference_model
+
+from .amp import autocast_dtype
+from .hooks import BestCheckpointer, GracefulStop, PeriodicCheckpointer
+from .resume import skip_images
+from .solver import build_lr_scheduler, build_optimizer
+from .step import TrainStep
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Trains, evaluates and saves as the config says.
+
+    What it adds to detectron2's: this project's data, optimizer, schedule and evaluation; mixed
+    precision on any device (``SOLVER.AMP``); the datasets are checked first; the best checkpoint
+    beside the last ones; a training that was stopped continues with its optimizer, its schedule
+    and, where ``SEED`` fixes the order of the images, the next images.
+
+    Examples::
+
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=False)
+        results = trainer.train()
+    """
+
+    # The metric that model_best.pth has the highest value of.
+    best_metric = "sem_seg/mIoU"
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: with the keys of :func:`lrformer.add_lrformer_config`. ``MODEL.DEVICE`` must exist
+                (:func:`lrformer.engine.adapt_to_machine`).
+
+        Raises:
+            DatasetError: a dataset cannot be used.
+            ValueError: a key's value cannot be used.
+        """
+        # Not DefaultTrainer's: it knows AMP on GPUs only and starts the data loader.
+        super(DefaultTrainer, self).__init__()
+        for name in ("detectron2", "lrformer"):
+            if not logging.getLogger(name).isEnabledFor(logging.INFO):
+                setup_logger(name=name)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.verify_datasets(cfg)
+        if comm.is_main_process():
+            PathManager.mkdirs(cfg.OUTPUT_DIR)
+
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        options = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
+        model = create_ddp_model(model, broadcast_buffers=False, **options)
+        self._trainer = TrainStep(model, data_loader, optimizer, _training_dtype(cfg))
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = LRFormerCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue the training in ``OUTPUT_DIR``, or start one from ``MODEL.WEIGHTS``.
+
+        Args:
+            resume: whether to continue, if there is a checkpoint to continue from.
+        """
+        saved = self.checkpointer.has_checkpoint()
+        if resume and not saved:
+            logger.warning(f"nothing to resume in {self.cfg.OUTPUT_DIR}: starting anew")
+        if saved and not resume:
+            logger.warning(
+                f"{self.cfg.OUTPUT_DIR} holds another training, whose checkpoints will be "
+                "overwritten; --resume would continue it"
+            )
+        super().resume_or_load(resume=resume)
+        if self.start_iter > 0 and self.cfg.SEED >= 0:
+            # The same order as without the break, but not the augmentations of the first images
+            # again.
+            images = self.cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+            skip_images(self.data_loader, self.start_iter * images)
+            seed_all_rng(self.cfg.SEED + comm.get_rank() + self.start_iter)
+
+    def build_hooks(self) -> list[HookBase]:
+        """detectron2's hooks, with this project's checkpoints among them."""
+        built = []
+        for hook in super().build_hooks():
+            if isinstance(hook, hooks.PeriodicCheckpointer):
+                hook = PeriodicCheckpointer(
+                    self.checkpointer,
+                    self.cfg.SOLVER.CHECKPOINT_PERIOD,
+                    max_to_keep=self.cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP or None,
+                )
+            built.append(hook)
+            if isinstance(hook, hooks.LRScheduler):
+                built.append(GracefulStop(self.checkpointer))
+            elif isinstance(hook, hooks.EvalHook) and comm.is_main_process():
+                built.append(BestCheckpointer(self.checkpointer, self._best_metric()))
+        return built
+
+    def _best_metric(self) -> str:
+        # Of several test sets the first decides.
+        test_sets = self.cfg.DATASETS.TEST
+        return f"{test_sets[0]}/{self.best_metric}" if len(test_sets) > 1 else self.best_metric
+
+    def train(self) -> dict[str, Any]:
+        """Train up to ``SOLVER.MAX_ITER``.
+
+        Returns:
+            The last evaluation's results, see :meth:`test`; empty in other processes than the main.
+
+        Raises:
+            FloatingPointError: a loss or gradient is not finite; the weights are still good.
+            KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving a checkpoint.
+        """
+        self._last_eval_results = {}
+        if self.start_iter < self.max_iter:
+            super().train()
+        else:
+            logger.info(
+                f"already trained for {self.start_iter} iterations (SOLVER.MAX_ITER is "
+                f"{self.max_iter}): evaluating only"
+            )
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    # The detectron2 of 2021 leaves the optimizer out of its default trainer's state; newer ones
+    # have this layout.
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, hooks (among them the schedule's), optimizer and loss scale."""
+        return {**super(DefaultTrainer, self).state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        super(DefaultTrainer, self).load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @classmethod
+    def verify_datasets(cls, cfg: CfgNode, names: tuple[str, ...] | None = None) -> None:
+        """Check the datasets' files; by default those of ``DATASETS.TRAIN`` and ``TEST``.
+
+        Raises:
+            DatasetError: a dataset cannot be used.
+        """
+        if names is None:
+            names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+        if comm.is_main_process():
+            for name in dict.fromkeys(names):
+                verify_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+        comm.synchronize()
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = build_model(cfg)
+        parameters = list(model.parameters())
+        count = sum(p.numel() for p in parameters)
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        logger.info(
+            f"{type(model).__name__}: {count / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M of "
+            "them trainable"
+        )
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+    ) -> "OrderedDict[str, Any]":
+        """Evaluate on ``DATASETS.TEST``, with sliding windows and augmentation as ``TEST`` says.
+
+        In float32 whatever ``SOLVER.AMP`` is, so that a checkpoint has the same score everywhere.
+
+        Returns:
+            Task -> metric -> value, such as {"sem_seg": {"mIoU": 45.2, …}}; with several test sets
+            that for each dataset's name.
+        """
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        return super().test(cfg, build_inference_model(cfg, model), evaluators)
+
+
+def _training_dtype(cfg: CfgNode) -> torch.dtype | None:
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    dtype = autocast_dtype(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
+    if dtype is None:
+        logger.info(
+            f"SOLVER.AMP: training in float32, because this {cfg.MODEL.DEVICE} does not compute in "
+            "bfloat16"
+        )
+    else:
+        logger.info(f"SOLVER.AMP: training in {str(dtype).removeprefix('torch.')}")
+    return dtype

@@ -1,0 +1,141 @@
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from lrformer.engine import run
+
+
+@pytest.fixture
+def config_file(tiny_cfg, tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(tiny_cfg.dump())
+    return file
+
+
+def _fails(capsys, *argv):
+    """The one line on standard error of a command line that is refused."""
+    assert run.main([str(arg) for arg in argv]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_train_resume_and_evaluate_give_the_same_score(config_file, tiny_cfg, capsys):
+    output = Path(tiny_cfg.OUTPUT_DIR)
+    results = output / "inference" / "tiny_sem_seg" / "sem_seg_results.json"
+
+    def run_and_read(*argv):
+        results.unlink(missing_ok=True)
+        assert run.main(["--config-file", str(config_file), *argv]) == 0
+        printed = capsys.readouterr().out
+        (score,) = re.findall(r"tiny_sem_seg: mIoU ([\d.]+) \(each class: (.*)\)", printed)
+        assert score[1] == str(results)
+        assert json.loads(results.read_text())["mIoU"] == pytest.approx(float(score[0]), abs=0.005)
+        return score[0], printed
+
+    trained, printed = run_and_read("SOLVER.MAX_ITER", "40")
+    assert f"last weights in {output / 'model_final.pth'}, the best ones in" in printed
+    log = (output / "log.txt").read_text()
+    assert "POLY_LR_POWER" in log
+    assert "POLY_LR_POWER" not in printed
+    assert printed.count("Starting training from iteration 0") == 1
+    evaluated, _ = run_and_read("--eval-only", "MODEL.WEIGHTS", str(output / "model_final.pth"))
+    assert evaluated == trained
+    evaluated, _ = run_and_read("--eval-only", "--resume")
+    assert evaluated == trained
+    _, printed = run_and_read("--resume", "SOLVER.MAX_ITER", "42")
+    assert "Starting training from iteration 40" in printed
+
+
+def test_another_training_in_the_folder_is_told(config_file, tiny_cfg, capsys):
+    argv = ["--config-file", str(config_file), "SOLVER.MAX_ITER", "1"]
+    run.main(["--resume", *argv])
+    assert f"nothing to resume in {tiny_cfg.OUTPUT_DIR}" in capsys.readouterr().out
+    run.main(argv)
+    assert f"{tiny_cfg.OUTPUT_DIR} holds another training" in capsys.readouterr().out
+
+
+def test_a_config_that_cannot_be_read(config_file, tmp_path, capsys):
+    message = _fails(capsys, "--config-file", tmp_path / "none.yaml")
+    assert str(tmp_path / "none.yaml") in message
+
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("SOLVER: [1,\nMODEL: 2")
+    assert "broken.yaml is no valid yaml" in _fails(capsys, "--config-file", broken)
+    for nothing in ("", "- 1", "_BASE_: 3"):
+        broken.write_text(nothing)
+        message = _fails(capsys, "--config-file", broken)
+        assert "broken.yaml, or a file that it is based on, is not a mapping of keys" in message
+    broken.write_text("SOLVER:\n  MAX_ITERS: 5")
+    assert "SOLVER.MAX_ITERS" in _fails(capsys, "--config-file", broken)
+    broken.write_text("_BASE_: gone.yaml")
+    assert "gone.yaml" in _fails(capsys, "--config-file", broken)
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (["SOLVER.MAX_ITERS", "5"], "SOLVER.MAX_ITERS"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER"),
+        (["SOLVER.MAX_ITER"], "overrides come in pairs"),
+        (["SOLVER.MAX_ITER", "5", "--resume"], "--resume comes after a KEY VALUE pair"),
+        (["DATASETS.TRAIN", "('nowhere',)"], "no dataset named 'nowhere'"),
+        (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4"], "NUM_CLASSES is 4, but tiny_sem_seg has 3"),
+        (["SOLVER.OPTIMIZER", "LION"], "SOLVER.OPTIMIZER"),
+        (["MODEL.WEIGHTS", "gone.pth"], "MODEL.WEIGHTS: there is no file gone.pth"),
+    ],
+)
+def test_values_that_cannot_be_used(config_file, capsys, opts, message):
+    assert message in _fails(capsys, "--config-file", config_file, *opts)
+
+
+def test_evaluation_needs_weights_and_a_dataset(config_file, tiny_cfg, capsys):
+    argv = ["--config-file", config_file, "--eval-only"]
+    assert "--eval-only needs trained weights" in _fails(capsys, *argv)
+    assert "needs trained weights" in _fails(capsys, *argv, "--resume")
+    message = _fails(capsys, *argv, "MODEL.WEIGHTS", "gone.pth")
+    assert "MODEL.WEIGHTS: there is no file gone.pth" in message
+    assert "DATASETS.TEST is empty" in _fails(capsys, *argv, "DATASETS.TEST", "()")
+    output = Path(tiny_cfg.OUTPUT_DIR)
+    output.mkdir()
+    (output / "last_checkpoint").write_text("model_0000007.pth")
+    message = _fails(capsys, *argv, "--resume")
+    assert "last_checkpoint names model_0000007.pth, which does not exist" in message
+
+
+def test_several_processes_need_as_many_gpus(config_file, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    argv = ["--config-file", config_file, "--num-gpus", "2", "MODEL.DEVICE", "cuda"]
+    assert "without a GPU use --num-gpus 1" in _fails(capsys, *argv)
+
+
+def test_the_config_file_is_required(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run.main([])
+    assert "--config-file is required" in capsys.readouterr().err
+
+
+def test_a_diverged_training_is_one_line_and_status_1(config_file, capsys):
+    assert run.main(["--config-file", str(config_file), "SOLVER.BASE_LR", "1e38"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "iteration=" in error and "loss_sem_seg" in error
+
+
+def test_a_stopped_training_tells_how_to_continue(config_file, tiny_cfg, capsys, monkeypatch):
+    run_step = run.Trainer.run_step
+
+    def stopped(trainer):
+        if trainer.iter == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        run_step(trainer)
+
+    monkeypatch.setattr(run.Trainer, "run_step", stopped)
+    assert run.main(["--config-file", str(config_file)]) == 130
+    printed = capsys.readouterr().out
+    assert "stopped after iteration 2 of 6; --resume continues there" in printed

@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Train or evaluate LRFormer; ``--help`` shows how."""
+
+import sys
+
+from lrformer.engine.run import main
+
+if __name__ == "__main__":
+    sys.exit(main())
