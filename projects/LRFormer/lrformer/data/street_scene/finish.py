@@ -148,7 +148,7 @@ def _expose(image: np.ndarray, light: Light, rng: np.random.Generator) -> np.nda
     """Lens and sensor: focus, white balance, exposure, contrast, vignetting, noise."""
     height, width = image.shape[:2]
     cast = rng.normal(0.0, 0.025, 3)
-    target = (0.32 if light.night else 0.46) * rng.uniform(0.85, 1.15)
+    target = (0.36 if light.night else 0.46) * rng.uniform(0.88, 1.12)
     contrast = rng.uniform(0.0, 0.3)
     vignette = rng.uniform(0.0, 0.35)
     blur = rng.uniform(0.0, 0.45) * (height / 192) ** 0.5
@@ -156,7 +156,7 @@ def _expose(image: np.ndarray, light: Light, rng: np.random.Generator) -> np.nda
 
     if blur > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), blur)
-    gain = (target / max(float(image.mean()), 0.05)) ** 0.6
+    gain = (target / max(float(image.mean()), 0.05)) ** 0.8
     image = image * (gain * (1.0 + cast)).astype(np.float32)
     np.clip(image, 0.0, 1.0, out=image)
     curve = image * image * (3.0 - 2.0 * image)

@@ -66,7 +66,7 @@ def _direction(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
 
 def random_light(rng: np.random.Generator) -> Light:
     """Draw the weather and the time of day."""
-    kind = rng.choice(["day", "overcast", "dusk", "night"], p=[0.6, 0.22, 0.13, 0.05])
+    kind = rng.choice(["day", "overcast", "dusk", "night"], p=[0.78, 0.14, 0.06, 0.02])
     jitter = rng.normal(0.0, 0.025, size=(4, 3))
     if kind == "day":
         return Light(
@@ -84,19 +84,19 @@ def random_light(rng: np.random.Generator) -> Light:
         grey = rng.uniform(0.6, 0.82)
         return Light(
             sun_direction=_direction(rng, 40, 70),
-            sun=np.full(3, rng.uniform(0.02, 0.1)),
+            sun=np.full(3, rng.uniform(0.1, 0.22)),
             ambient=np.array([0.8, 0.82, 0.85]) * rng.uniform(0.85, 1.05),
             zenith=np.array([0.92, 0.96, 1.02]) * grey + jitter[0],
             horizon=np.array([0.98, 0.99, 1.0]) * (grey + 0.1) + jitter[1] * 0.5,
             cloud=np.array([0.9, 0.93, 0.97]) * (grey - 0.1),
             clouds=rng.uniform(0.2, 1.0),
-            haze=rng.uniform(0.002, 0.012),
+            haze=rng.uniform(0.001, 0.007),
             night=False,
         )
     if kind == "dusk":
         return Light(
             sun_direction=_direction(rng, 12, 24),
-            sun=np.array([1.0, 0.66, 0.36]) * rng.uniform(0.5, 0.75),
+            sun=np.array([1.0, 0.74, 0.48]) * rng.uniform(0.5, 0.7),
             ambient=np.array([0.5, 0.47, 0.55]) * rng.uniform(0.85, 1.1),
             zenith=np.array([0.28, 0.36, 0.6]) + jitter[0],
             horizon=np.array([0.96, 0.68, 0.46]) + jitter[1] * 2,

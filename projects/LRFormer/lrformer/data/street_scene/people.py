@@ -14,9 +14,7 @@ _SKIN = np.array([(0.93, 0.76, 0.65), (0.82, 0.62, 0.48), (0.62, 0.43, 0.31), (0
 _HAIR = np.array(
     [(0.1, 0.08, 0.07), (0.25, 0.16, 0.1), (0.55, 0.4, 0.22), (0.6, 0.6, 0.6), (0.4, 0.18, 0.1)]
 )
-_TROUSERS = np.array(
-    [(0.2, 0.26, 0.46), (0.12, 0.12, 0.13), (0.3, 0.36, 0.5), (0.6, 0.52, 0.4), (0.36, 0.4, 0.26)]
-)
+_TROUSERS = np.array([(0.16, 0.22, 0.5), (0.1, 0.1, 0.12), (0.22, 0.3, 0.55), (0.3, 0.14, 0.4)])
 
 
 def _hue(angle: float) -> np.ndarray:
@@ -25,10 +23,10 @@ def _hue(angle: float) -> np.ndarray:
 
 
 def _cloth(rng: np.random.Generator) -> np.ndarray:
-    if rng.random() < 0.25:
-        return np.full(3, rng.choice([0.1, 0.4, 0.9]))
+    if rng.random() < 0.1:
+        return np.full(3, rng.choice([0.1, 0.9]))
     vivid = _hue(rng.random())
-    saturation = rng.uniform(0.4, 0.9)
+    saturation = rng.uniform(0.65, 0.95)
     return (vivid * saturation + (1 - saturation) * 0.5) * rng.uniform(0.6, 1.0)
 
 

@@ -10,7 +10,7 @@ from .canvas import Billboard, Canvas, Material, box, ground_ellipse
 from .classes import POLE
 from .light import Light
 
-_PAINTS = np.array([(0.6, 0.62, 0.64), (0.72, 0.73, 0.74), (0.13, 0.15, 0.15), (0.12, 0.22, 0.2)])
+_PAINTS = np.array([(0.08, 0.1, 0.1), (0.12, 0.14, 0.15), (0.07, 0.17, 0.15)])
 _RED, _BLUE = np.array([0.75, 0.1, 0.1]), np.array([0.1, 0.25, 0.6])
 _WHITE, _YELLOW = np.full(3, 0.88), np.array([0.9, 0.72, 0.12])
 _GREEN = np.array([0.12, 0.4, 0.22])
@@ -35,7 +35,7 @@ def draw_pole(
     board = Billboard(canvas, x, z, ground)
     canvas.element(POLE, depth=board.depth, material=Material(mottle=0.05, grain=0.02, size=2.0))
     paint = _PAINTS[rng.integers(len(_PAINTS))]
-    width = max(rng.uniform(0.22, 0.32), _MIN_WIDTH * canvas.rgb.shape[0] / board.scale)
+    width = max(rng.uniform(0.3, 0.42), _MIN_WIDTH * canvas.rgb.shape[0] / board.scale)
     if kind == "lamp":
         height = _draw_lamp(canvas, board, light, rng, paint, width, toward_road)
     elif kind == "signal":

@@ -134,7 +134,7 @@ def _strip(x0: float, x1: float, z0: float, z1: float, y: float = 0.0) -> np.nda
 
 def _draw_ground(canvas: Canvas, light: Light, rng: np.random.Generator, street: _Street) -> None:
     near, far = -4.0, street.end + 6.0
-    stone = np.array([0.68, 0.65, 0.6]) * rng.uniform(0.85, 1.2) * rng.uniform(0.97, 1.03, 3)
+    stone = np.array([0.8, 0.72, 0.6]) * rng.uniform(0.95, 1.15) * rng.uniform(0.97, 1.03, 3)
     if rng.random() < 0.2:  # red or yellow paving
         stone = np.array([(0.62, 0.44, 0.36), (0.68, 0.6, 0.44)][rng.integers(2)])
     slab = rng.choice([0.5, 0.8, 1.2])
@@ -153,7 +153,7 @@ def _draw_ground(canvas: Canvas, light: Light, rng: np.random.Generator, street:
         edge = side * street.road
         canvas.polygon(_strip(edge, edge + side * 0.2, near, far, _KERB), kerb, mark=False)
 
-    asphalt = np.array([0.3, 0.3, 0.32]) * rng.uniform(0.7, 1.25) * rng.uniform(0.96, 1.04, 3)
+    asphalt = np.array([0.26, 0.27, 0.3]) * rng.uniform(0.8, 1.15) * rng.uniform(0.96, 1.04, 3)
     canvas.element(
         ROAD,
         (0, 0, 0),
@@ -332,7 +332,7 @@ def _place_poles(rng, street, visible, add) -> None:
     for _ in range(40):
         side = int(rng.choice([-1, 1]))
         x = side * (street.road + rng.uniform(0.35, 0.6))
-        z = rng.uniform(3.8, 7.5)
+        z = rng.uniform(3.6, 6.2)
         if visible(x, z, -0.03) and street.take(x, z, 0.7, 0.5):
             add("pole", x, z, rng.choice(["lamp", "signal", "sign"], p=[0.4, 0.2, 0.4]))
             wanted -= 1
@@ -341,7 +341,7 @@ def _place_poles(rng, street, visible, add) -> None:
 
 
 def _place_people(rng, street, visible, add) -> None:
-    wanted = int(rng.integers(2, 5))
+    wanted = int(rng.integers(2, 4))
     for _ in range(80):
         side = int(rng.choice([-1, 1]))
         on_road = rng.random() < 0.12
@@ -349,7 +349,7 @@ def _place_people(rng, street, visible, add) -> None:
             x = rng.uniform(-0.8, 0.8) * street.road
         else:
             x = side * rng.uniform(street.road + 0.5, street.wall - 0.5)
-        z = rng.uniform(3.6, 6.8)
+        z = rng.uniform(3.4, 5.8)
         if visible(x, z, -0.01) and street.take(x, z, 0.5, 0.6):
             height = rng.uniform(1.6, 1.95) * (
                 rng.uniform(0.65, 0.8) if rng.random() < 0.1 else 1.0
