@@ -52,5 +52,7 @@ setup(
     ],
     extras_require={
         "dev": ["packaging>=23", "pytest>=8", "ruff>=0.15"],
+        # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
+        "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },
 )

@@ -78,11 +78,15 @@ def _one_line(error: object) -> str:
 
 def add_lrformer_config(cfg: CN) -> CN:
     """Add every key of this project, with its default, to ``cfg`` (in place) and return it."""
+    # Not above: what is imported here needs load_cfg.
+    from .modeling.mask2former.config import add_mask_former_config
+
     _add_backbone(cfg)
     _add_head(cfg)
     _add_input(cfg)
     _add_solver(cfg)
     _add_test(cfg)
+    add_mask_former_config(cfg)
     return cfg
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from . import released_plus
+
 # Positions in the released stem, a Sequential of convolutions, BatchNorms and GELUs.
 _STEM = {"0": "conv1", "1": "norm1", "3": "conv2", "4": "norm2", "6": "conv3", "7": "norm3"}
 _STEM["9"] = "conv4"
@@ -55,6 +57,7 @@ _RULES: list[tuple[str, Callable[[re.Match], str | None]]] = [
     (r"decode_head\.squeeze([12])\.conv\.(\w+)", lambda m: f"sem_seg_head.squeeze{m[1]}.{m[2]}"),
     (r"decode_head\.squeeze([12])\.bn\.(\w+)", lambda m: f"sem_seg_head.squeeze{m[1]}.norm.{m[2]}"),
     (r"decode_head\.fuse_block([12])\.(.+)", lambda m: _block(f"sem_seg_head.block{m[1]}", m[2])),
+    *released_plus.RULES,
 ]
 
 

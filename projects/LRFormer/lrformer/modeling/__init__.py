@@ -3,5 +3,6 @@
 from .backbone import LRFormer
 from .build import build_model
 from .heads import LRHead
+from .mask2former import MaskFormer
 
-__all__ = ["LRFormer", "LRHead", "build_model"]
+__all__ = ["LRFormer", "LRHead", "MaskFormer", "build_model"]
