@@ -33,7 +33,7 @@ def pins(python_version: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def declared(tmp_path_factory) -> list[Requirement]:
-    """What setup.py requires, development extra included."""
+    """What `make setup` installs of setup.py's requirements: the core and the extra "dev"."""
     folder = tmp_path_factory.mktemp("egg")
     subprocess.run(
         [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(folder)],
@@ -41,8 +41,10 @@ def declared(tmp_path_factory) -> list[Requirement]:
         check=True,
         capture_output=True,
     )
-    lines = (folder / "lrformer.egg-info" / "requires.txt").read_text().splitlines()
-    return [Requirement(line) for line in lines if line and not line.startswith("[")]
+    text = (folder / "lrformer.egg-info" / "requires.txt").read_text()
+    core, *extras = re.split(r"^\[(.+)\]\n", text, flags=re.MULTILINE)
+    lines = core + dict(zip(extras[::2], extras[1::2], strict=True))["dev"]
+    return [Requirement(line) for line in lines.splitlines() if line]
 
 
 @pytest.mark.parametrize("python_version", ["3.10", "3.11", "3.13"])
