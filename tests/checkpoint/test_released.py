@@ -98,3 +98,17 @@ def test_unknown_names_are_reported_not_dropped_silently():
     converted, unknown = from_released(weights)
     assert list(converted) == ["backbone.stem.conv1.weight"]
     assert unknown == ["auxiliary_head.w"]
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off"])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="weights.pth is no checkpoint that can be loaded"):
+        LRFormerCheckpointer(torch.nn.Linear(2, 2)).load(str(path))
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    torch.save({"encoder.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="none of the checkpoint's 1 names .* encoder.weight"):
+        LRFormerCheckpointer(torch.nn.Linear(2, 2)).load(str(tmp_path / "other.pth"))

@@ -1,5 +1,6 @@
 """detectron2's checkpointer, taught the layout of the released files."""
 
+import pickle
 from typing import Any
 
 import torch
@@ -18,8 +19,18 @@ class LRFormerCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         if not filename.endswith(".pth"):
             return super()._load_file(filename)
-        # weights_only: a checkpoint from elsewhere must not run code.
-        loaded = torch.load(filename, map_location="cpu", weights_only=True)
+        try:
+            # weights_only: a checkpoint from elsewhere must not run code.
+            loaded = torch.load(filename, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{filename} is no checkpoint that can be loaded: it is truncated, another kind of "
+                f"file, or holds more than tensors ({type(error).__name__})"
+            ) from error
+        if not isinstance(loaded, dict):
+            raise ValueError(
+                f"{filename} holds a {type(loaded).__name__}; expected names mapped to tensors"
+            )
         weights = loaded.get("model", loaded.get("state_dict", loaded))
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
         if not is_released(weights):
@@ -29,3 +40,13 @@ class LRFormerCheckpointer(DetectionCheckpointer):
         if unknown:
             self.logger.warning(f"{filename}: no counterpart here for {', '.join(unknown)}")
         return {"model": weights}
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        names = checkpoint["model"].keys()
+        if not checkpoint.get("matching_heuristics") and names.isdisjoint(self.model.state_dict()):
+            some = ", ".join(list(names)[:3]) or "nothing"
+            raise ValueError(
+                f"MODEL.WEIGHTS: none of the checkpoint's {len(names)} names is the model's; "
+                f"it holds {some}, …: weights of another model?"
+            )
+        return super()._load_model(checkpoint)
