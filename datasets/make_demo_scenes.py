@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the demo scenes: procedural street scenes with labels, the embedded default dataset."""
+"""Write the demo scenes, the embedded default dataset: street scenes with labels and objects."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def test_contradicting_keys_are_named(cfg, key, value, message):
 
 
 def test_an_unknown_mapper_lists_the_known(cfg):
-    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_video"
     with pytest.raises(ValueError, match=r"INPUT\.DATASET_MAPPER_NAME.*there are: sem_seg"):
         build_mapper(cfg, is_train=True)
 

@@ -81,6 +81,7 @@ def add_lrformer_config(cfg: CN) -> CN:
     # Not above: what is imported here needs load_cfg.
     from .modeling.mask2former.config import add_mask_former_config
 
+    _add_weights(cfg)
     _add_backbone(cfg)
     _add_head(cfg)
     _add_input(cfg)
@@ -88,6 +89,11 @@ def add_lrformer_config(cfg: CN) -> CN:
     _add_test(cfg)
     add_mask_former_config(cfg)
     return cfg
+
+
+def _add_weights(cfg: CN) -> None:
+    # Also load a MODEL.WEIGHTS that is a pickle of more than tensors, which may run any code.
+    cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
 
 
 def _add_backbone(cfg: CN) -> None:
@@ -145,7 +151,11 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.SIZE_DIVISIBILITY = -1
     # Test images are stretched to the next multiple of this on each side (aligned resize); 0: not.
     cfg.INPUT.ALIGN_TEST = 0
-    # Which mapper reads the training data: "sem_seg".
+    # Which mapper reads the training data. Of the published Mask2Former's, for LRFormer+:
+    # "mask_former_semantic" (label maps), "mask_former_instance" and "coco_instance_lsj" (COCO's
+    # objects), "mask_former_panoptic" and "coco_panoptic_lsj" (COCO's panoptic maps); "sem_seg"
+    # (label maps) for the plain model. Those called lsj scale and crop by IMAGE_SIZE, MIN_SCALE and
+    # MAX_SCALE.
     cfg.INPUT.DATASET_MAPPER_NAME = "sem_seg"
 
 

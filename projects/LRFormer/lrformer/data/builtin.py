@@ -1,7 +1,8 @@
 """Registrations in detectron2's catalogs, and loading by name with errors that say what to do.
 
-Importing this module registers COCO-Stuff, CamVid and the demo scenes under the root that
-detectron2 uses (``DETECTRON2_DATASETS``, by default ``datasets``), and gives detectron2's own
+Importing this module registers COCO-Stuff, CamVid and the demo scenes (with label maps, objects and
+panoptic segments) under the root that detectron2 uses (``DETECTRON2_DATASETS``, by default
+``datasets``), and gives detectron2's own
 ADE20K and Cityscapes the colours that their metadata lacks.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path, PurePath
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from . import demo_scenes, metadata
+from .coco import check_coco_files, register_demo_scenes
 from .tree import DatasetError, SemSegTree
 
 _CAMVID_SPLITS = {
@@ -21,6 +23,7 @@ _CAMVID_SPLITS = {
     "test": ("test",),
     "trainval": ("train", "val"),
 }
+_WITH_OBJECTS = ("demo_scenes_instance", "demo_scenes_panoptic", "coco_2017")
 
 
 def default_root() -> str:
@@ -126,6 +129,7 @@ def register_all(root: str) -> None:
         palette = palettes.get(name.rpartition("_")[0])
         if palette is not None:
             register_sem_seg(tree, *palette)
+    register_demo_scenes(root)
 
 
 def complete_builtin_metadata() -> None:
@@ -161,18 +165,26 @@ def load_dataset(name: str) -> list[dict]:
         DatasetError: the name is unknown, or the files are not where they should be.
     """
     if name not in DatasetCatalog:
-        known = ", ".join(sorted(n for n in DatasetCatalog.list() if "sem_seg" in n))
+        known = sorted(n for n in DatasetCatalog.list() if "sem_seg" in n)
+        masks = sorted(n for n in DatasetCatalog.list() if n.startswith(_WITH_OBJECTS))
         raise DatasetError(
             f"DATASETS.TRAIN / DATASETS.TEST: there is no dataset named {name!r}. "
-            f"Semantic segmentation datasets are: {known}."
+            f"Semantic segmentation datasets are: {', '.join(known)}. "
+            f"Instance and panoptic segmentation datasets are: {', '.join(masks)}."
         )
     tree = _detectron2_tree(name)
     if tree is not None:
         tree.load()  # for its errors: detectron2's own say little
+    check_coco_files(name)
     try:
         records = DatasetCatalog.get(name)
-    except (AssertionError, OSError, KeyError) as error:
-        raise DatasetError(f"{name}: the dataset could not be loaded: {error!r}") from error
+    except DatasetError:
+        raise
+    except (AssertionError, OSError, KeyError, TypeError, ValueError) as error:
+        meta = MetadataCatalog.get(name)
+        source = meta.get("panoptic_json") or meta.get("json_file")
+        where = f" from {source}" if source else ""
+        raise DatasetError(f"{name}: the dataset could not be loaded{where}: {error!r}.") from error
     if not records:
         raise DatasetError(f"{name}: the dataset is empty.")
     return records

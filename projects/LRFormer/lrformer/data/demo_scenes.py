@@ -6,6 +6,9 @@
       demo_scenes.json                        what the dataset was made with
       images/{train,val}/demo_000000.jpg …    RGB
       annotations/{train,val}/demo_000000.png …  labels, 8 bit, one channel: indices into CLASSES
+      panoptic/{train,val}/demo_000000.png …  segments, COCO's RGB coding
+      annotations/instances_{train,val}.json  COCO's annotations of objects
+      annotations/panoptic_{train,val}.json   and of segments
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from .demo_annotations import CocoFiles, panoptic_image
 from .street_scene import CLASSES, COLORS, MIN_SIDE, THINGS, Scene, render_scene
 
 __all__ = [
@@ -46,6 +50,7 @@ DIRECTORY = "demo_scenes"  # below the root of all datasets
 SPLITS = ("train", "val")
 PARAMETERS_FILE = "demo_scenes.json"
 _FORMAT = 1  # raised when the same parameters no longer give the same pictures
+_KINDS = ("images", "annotations", "panoptic")
 _JPEG_QUALITY = 93
 _MAX_SIDE = 4096
 _MAX_SCENES = 1_000_000
@@ -135,6 +140,8 @@ def write_demo_scenes(
         ]
         total = num_train + num_val
         _render(path, parameters, missing, workers, progress)
+        for split in SPLITS:
+            _write_coco_files(path, parameters, split)
     except OSError as error:
         raise DemoScenesError(
             f"cannot write the demo scenes to {path}: {error.strerror or error}"
@@ -172,22 +179,30 @@ def _check(parameters: _Parameters, workers: int | None) -> None:
         raise DemoScenesError(f"workers must be 1 or more, not {workers}")
 
 
-def _files(path: Path, split: str, index: int) -> tuple[Path, Path]:
-    """Image and label of a scene."""
-    return (
-        path / "images" / split / f"demo_{index:06d}.jpg",
-        path / "annotations" / split / f"demo_{index:06d}.png",
+def _files(path: Path, split: str, index: int) -> tuple[Path, Path, Path]:
+    """Image, label and panoptic map of a scene."""
+    suffixes = (".jpg", ".png", ".png")
+    return tuple(
+        path / kind / split / f"demo_{index:06d}{suffix}"
+        for kind, suffix in zip(_KINDS, suffixes, strict=True)
     )
+
+
+def _coco_files(path: Path, split: str) -> tuple[Path, Path]:
+    """COCO's annotations of a split: of objects, and of panoptic segments."""
+    folder = path / "annotations"
+    return folder / f"instances_{split}.json", folder / f"panoptic_{split}.json"
 
 
 def _prepare(path: Path, parameters: _Parameters, report: Callable[[str], None]) -> None:
     """Make the folders; take away our own scenes of other parameters."""
     notes = path / PARAMETERS_FILE
     old = _read_parameters(notes)
-    folders = [path / kind / split for kind in ("images", "annotations") for split in SPLITS]
+    folders = [path / kind / split for kind in _KINDS for split in SPLITS]
     ours = set()
     if old is not None:
         ours = {f for s in SPLITS for i in range(old.count(s)) for f in _files(path, s, i)}
+        ours.update(file for split in SPLITS for file in _coco_files(path, split))
     _refuse_foreign(path, folders, ours, old)
     if old is not None and old != parameters:
         changed = ", ".join(
@@ -226,6 +241,8 @@ def _refuse_foreign(
         for file in sorted(folder.iterdir())
         if file not in ours and not file.name.startswith(".")
     ]
+    coco_files = [file for split in SPLITS for file in _coco_files(path, split)]
+    foreign += [file for file in coco_files if file not in ours and file.exists()]
     if foreign:
         why = f"no {PARAMETERS_FILE} lies beside it" if old is None else "not one of its scenes"
         raise DemoScenesError(
@@ -283,15 +300,34 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def _write_scene(path: Path, parameters: _Parameters, scene: tuple[str, int]) -> None:
     split, index = scene
-    image_file, label_file = _files(path, split, index)
+    image_file, label_file, panoptic_file = _files(path, split, index)
     seed = scene_seed(parameters.seed, split, index)
     rendered = render_scene(seed, parameters.height, parameters.width)
-    bgr = np.ascontiguousarray(rendered.image[..., ::-1])
+    _write(panoptic_file, _encode(".png", panoptic_image(rendered), []))
     _write(label_file, _encode(".png", rendered.semantic, []))
-    _write(image_file, _encode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]))
+    _write(image_file, _encode(".jpg", rendered.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]))
+
+
+def _write_coco_files(path: Path, parameters: _Parameters, split: str) -> None:
+    """Write the split's annotations, if they are missing, from its panoptic maps."""
+    instances_file, panoptic_file = _coco_files(path, split)
+    if instances_file.exists() and panoptic_file.exists():
+        return
+    files = CocoFiles()
+    for index in range(parameters.count(split)):
+        image_file, _, map_file = _files(path, split, index)
+        panoptic = cv2.imdecode(np.fromfile(map_file, np.uint8), cv2.IMREAD_COLOR)
+        if panoptic is None:
+            raise DemoScenesError(f"{map_file} is not readable; delete it and run again")
+        files.add(image_file.name, map_file.name, panoptic[..., ::-1])
+    _write(instances_file, files.instances_json())
+    _write(panoptic_file, files.panoptic_json())
 
 
 def _encode(suffix: str, pixels: np.ndarray, options: list[int]) -> bytes:
+    """Encode grey or RGB pixels."""
+    if pixels.ndim == 3:
+        pixels = np.ascontiguousarray(pixels[..., ::-1])  # OpenCV's order of channels
     done, data = cv2.imencode(suffix, pixels, options)
     if not done:
         raise DemoScenesError(

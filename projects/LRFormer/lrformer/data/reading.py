@@ -1,4 +1,4 @@
-"""Reading images and label maps from files, with errors that name the file."""
+"""Reading images, label maps and panoptic maps, with errors that name the file."""
 
 import contextlib
 import struct
@@ -30,12 +30,7 @@ def read_image(file_name: str, format: str = "RGB") -> np.ndarray:
     Raises:
         DatasetError: the file is missing or cannot be decoded.
     """
-    try:
-        with PathManager.open(file_name, "rb") as file:
-            image = Image.open(file)
-            image.load()
-    except _READ_ERRORS as error:
-        raise _unreadable("image", file_name, error) from error
+    image = _open(file_name, "image")
     # The pixels of an image with malformed EXIF data are fine.
     with contextlib.suppress(*_READ_ERRORS, struct.error, KeyError, TypeError):
         ImageOps.exif_transpose(image, in_place=True)
@@ -54,12 +49,7 @@ def read_label(file_name: str) -> np.ndarray:
     Raises:
         DatasetError: the file is missing, cannot be decoded, or has several channels.
     """
-    try:
-        with PathManager.open(file_name, "rb") as file:
-            image = Image.open(file)
-            image.load()
-    except _READ_ERRORS as error:
-        raise _unreadable("label map", file_name, error) from error
+    image = _open(file_name, "label map")
     if image.mode in ("L", "P"):
         return np.asarray(image)
     if image.mode.startswith("I"):
@@ -69,6 +59,25 @@ def read_label(file_name: str) -> np.ndarray:
         f"{image.mode} ({', '.join(image.getbands())}). Colour-coded labels have to be converted "
         "to class indices first (datasets/README.md)."
     )
+
+
+def read_panoptic(file_name: str) -> np.ndarray:
+    """Read COCO's panoptic PNG.
+
+    Returns:
+        H×W int32 array of segment ids, R + 256 G + 256² B of each pixel.
+
+    Raises:
+        DatasetError: the file is missing, cannot be decoded, or is no RGB image.
+    """
+    image = _open(file_name, "panoptic map")
+    if image.mode not in ("RGB", "RGBA"):
+        raise DatasetError(
+            f"{file_name}: a panoptic map is an RGB image (id = R + 256 G + 256² B); this file's "
+            f"mode is {image.mode}."
+        )
+    red, green, blue = (np.asarray(image.getchannel(i), dtype=np.int32) for i in range(3))
+    return red | green << 8 | blue << 16
 
 
 def image_size(file_name: str) -> tuple[int, int]:
@@ -100,11 +109,8 @@ def check_label(
         DatasetError: a label is neither in 0..num_classes-1 nor ``ignore_label``, or the label map
             and its image differ in size.
     """
-    if size is not None and label.shape != tuple(size):
-        raise DatasetError(
-            f"{file_name}: the label map is {label.shape[1]}x{label.shape[0]} but its image is "
-            f"{size[1]}x{size[0]} (width x height); they have to agree."
-        )
+    if size is not None:
+        check_map_size(label, file_name, size, "label map")
     valid = (label >= 0) & (label < num_classes) | (label == ignore_label)
     if not valid.all():
         raise DatasetError(
@@ -115,8 +121,48 @@ def check_label(
         )
 
 
+def check_map_size(
+    array: np.ndarray, file_name: str, size: tuple[int, int], what: str = "panoptic map"
+) -> None:
+    """Compare the size of a map with the height and width of its image.
+
+    Raises:
+        DatasetError: they differ.
+    """
+    if array.shape != tuple(size):
+        raise DatasetError(
+            f"{file_name}: the {what} is {array.shape[1]}x{array.shape[0]} but its image is "
+            f"{size[1]}x{size[0]} (width x height); they have to agree."
+        )
+
+
+def check_size(file_name: str, size: tuple[int, int], record: dict) -> None:
+    """Compare an image's height and width with "height" and "width" of its dataset dict, if any.
+
+    Raises:
+        DatasetError: they differ.
+    """
+    height, width = record.get("height", size[0]), record.get("width", size[1])
+    if (height, width) != tuple(size):
+        raise DatasetError(
+            f"{file_name}: the image is {size[1]}x{size[0]} but its annotations are for "
+            f"{width}x{height} (width x height); they have to agree."
+        )
+
+
+def _open(file_name: str, what: str) -> Image.Image:
+    try:
+        with PathManager.open(file_name, "rb") as file:
+            image = Image.open(file)
+            image.load()
+    except _READ_ERRORS as error:
+        raise _unreadable(what, file_name, error) from error
+    return image
+
+
 def _unreadable(what: str, file_name: str, error: Exception) -> DatasetError:
     return DatasetError(
         f"cannot read the {what} {file_name}: {type(error).__name__}: {error}. "
-        "Restore the file, or remove it from the dataset together with its partner."
+        "Check the path and that the file is whole; in a dataset, restore it, or remove it "
+        "together with its partner (image or annotation)."
     )

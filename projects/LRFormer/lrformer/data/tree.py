@@ -20,6 +20,40 @@ def some(items: Iterable[object], limit: int = 3) -> str:
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
 
 
+def whereabouts(root: str, folder: str) -> str:
+    """Say where ``folder`` is, if ``root`` is a level off or the dataset lies one deeper."""
+    top_level = Path(root).absolute()
+    if (top_level.parent / folder).exists():
+        return (
+            f" It is in {top_level.parent}, so the root is one level too deep: use "
+            f"{top_level.parent} (DETECTRON2_DATASETS)."
+        )
+    children = sorted(p for p in top_level.iterdir() if p.is_dir()) if top_level.is_dir() else []
+    for child in children:
+        if (child / folder).exists():
+            return (
+                f" It is in {child}, so the root is one level too high: use {child} "
+                "(DETECTRON2_DATASETS)."
+            )
+    top, *rest = Path(folder).parts
+    inner = sorted(top_level.joinpath(top).iterdir()) if top_level.joinpath(top).is_dir() else []
+    for child in inner:
+        if child.is_dir() and child.joinpath(*rest).exists():
+            return f" {child} holds it: move what is inside {child} up into {top_level / top}."
+    return ""
+
+
+def advice(root: str, prepare: str) -> str:
+    """Say where datasets are looked for, and how this one is prepared."""
+    variable = os.getenv("DETECTRON2_DATASETS")
+    where = (
+        f" Datasets are looked for in {Path(root).absolute()}; DETECTRON2_DATASETS is "
+        f"{variable or 'not set'}."
+    )
+    how = f" To prepare it: {prepare}." if prepare else ""
+    return f"{where}{how} datasets/README.md shows the expected tree."
+
+
 @dataclass(frozen=True)
 class SemSegTree:
     """A semantic segmentation dataset as folders of images beside folders of label maps.
@@ -88,7 +122,7 @@ class SemSegTree:
         if not path.is_dir():
             raise DatasetError(
                 f"{self.name}: there is no folder {path.absolute()}; expected {expected} there."
-                + self._whereabouts(folder)
+                + whereabouts(self.root, folder)
                 + self._advice()
             )
         files: dict[str, str] = {}
@@ -113,33 +147,5 @@ class SemSegTree:
             )
         return files
 
-    def _whereabouts(self, folder: str) -> str:
-        """Say where ``folder`` is, if the root is a level off or the dataset lies one deeper."""
-        root = Path(self.root).absolute()
-        if (root.parent / folder).is_dir():
-            return (
-                f" The folder is in {root.parent}, so the root is one level too deep: use "
-                f"{root.parent} (DETECTRON2_DATASETS)."
-            )
-        children = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        for child in children:
-            if (child / folder).is_dir():
-                return (
-                    f" The folder is in {child}, so the root is one level too high: use {child} "
-                    "(DETECTRON2_DATASETS)."
-                )
-        top, *rest = Path(folder).parts
-        inner = sorted(root.joinpath(top).iterdir()) if root.joinpath(top).is_dir() else []
-        for child in inner:
-            if child.is_dir() and child.joinpath(*rest).is_dir():
-                return f" {child} holds it: move what is inside {child} up into {root / top}."
-        return ""
-
     def _advice(self) -> str:
-        variable = os.getenv("DETECTRON2_DATASETS")
-        where = (
-            f" Datasets are looked for in {Path(self.root).absolute()}; DETECTRON2_DATASETS is "
-            f"{variable or 'not set'}."
-        )
-        prepare = f" To prepare it: {self.prepare}." if self.prepare else ""
-        return f"{where}{prepare} datasets/README.md shows the expected tree."
+        return advice(self.root, self.prepare)
