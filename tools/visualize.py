@@ -9,6 +9,7 @@ from detectron2.config import get_cfg
 from detectron2.utils.logger import setup_logger
 
 from lrformer import Predictor
+from lrformer.inference import TASK_KEYS, TaskError, predicted_tasks
 from lrformer.modeling.build import inference_cfg, load_model
 from lrformer.visualization import (
     DrawJob,
@@ -27,9 +28,15 @@ examples:
   visualize.py --config-file camvid/lrformer_t.yaml --weights output/camvid/model_best.pth \
       --dataset camvid_sem_seg_test --limit 20 --ground-truth --side-by-side --output drawn
 
+Of what the model predicts, the first of panoptic, instance and semantic is drawn; --task chooses
+another. What LRFormer+ predicts is set by SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON of
+MODEL.MASK_FORMER.TEST.
 KEY VALUE pairs that override the config come last, after another option than --input.
 The exit code is 0 when every input was drawn, 1 when some were skipped, 2 when none was drawn.
 """
+
+# The names on the command line and in a model's output; the first that is predicted is drawn.
+_TASKS = {"panoptic": "panoptic_seg", "instance": "instances", "semantic": "sem_seg"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logger(name="lrformer")
     try:
         cfg = inference_cfg(args.config_file, args.weights, args.device, args.opts)
-        sources, problems = _sources(args)
+        task = _task(args, predicted_tasks(cfg))
+        sources, problems = _sources(args, task)
     except (OSError, ValueError) as error:
         return _fail(error)
     for problem in problems:
@@ -61,18 +69,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         legend=not args.no_legend,
         scale=args.scale,
         side_by_side=args.side_by_side,
+        score_threshold=args.score_threshold,
     )
     job = DrawJob(
-        predict=predictor,
+        predict=predictor if task == "sem_seg" else lambda x: predictor.predict(x, task)[task],
         metadata=predictor.metadata,
         output=args.output,
         style=style,
         suffix=f".{args.format}",
         label_maps=args.label_maps,
+        task=task,
     )
     try:
         result = job.run(sources)
-    except OutputError as error:
+    except (OutputError, TaskError) as error:
         return _fail(error)
     skipped = len(problems) + len(result.problems)
     print(f"drew {result.drawn} of {result.drawn + skipped} inputs into {args.output}")
@@ -81,10 +91,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if skipped else 0
 
 
-def _sources(args: argparse.Namespace) -> tuple[list[Source], list[str]]:
+def _task(args: argparse.Namespace, predicted: tuple[str, ...] | None) -> str:
+    """What to draw of what the model predicts (None: not known), as its output names it."""
+    if args.task:
+        task = _TASKS[args.task]
+        if predicted is not None and task not in predicted:
+            names = [name for name, predicted_task in _TASKS.items() if predicted_task in predicted]
+            raise ValueError(
+                f"--task {args.task}: the model predicts {' and '.join(names)} only. LRFormer+ "
+                f"predicts it with {TASK_KEYS[task]} True among the overrides (its training has to "
+                "have been for it); with TEST.SLIDING_WINDOW or TEST.AUG it predicts semantic only"
+            )
+        return task
+    return next((task for task in _TASKS.values() if task in (predicted or ())), "sem_seg")
+
+
+def _sources(args: argparse.Namespace, task: str) -> tuple[list[Source], list[str]]:
+    if args.ground_truth and task != "sem_seg":
+        raise ValueError(
+            f"--ground-truth {args.ground_truth}: a folder holds label maps, which are ground "
+            "truth of --task semantic only; that of other tasks is a --dataset's"
+        )
     if args.dataset:
-        labelled = args.ground_truth == ""
-        sources, problems = from_dataset(args.dataset, ground_truth=labelled), []
+        truth = task if args.ground_truth == "" else None
+        sources, problems = from_dataset(args.dataset, ground_truth=truth), []
     else:
         sources, problems = collect(args.input, args.output)
     sources = sources[: args.limit]
@@ -128,7 +158,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="?",
         const="",
         metavar="DIR",
-        help="also draw the label maps: DIR/<name>.png for <name>.jpg; without DIR the dataset's",
+        help="also draw the ground truth: of the dataset, or with DIR the label maps "
+        "DIR/<name>.png of <name>.jpg",
+    )
+    what.add_argument(
+        "--task", choices=_TASKS, help="which of the predictions to draw; default: see below"
     )
     how = parser.add_argument_group("how to draw it")
     how.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
@@ -140,12 +174,23 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--scale", type=float, default=Style.scale, help="times the image's size, %(default)s"
     )
     how.add_argument(
+        "--score-threshold",
+        type=float,
+        default=Style.score_threshold,
+        metavar="SCORE",
+        help="instances below it are not drawn, %(default)s",
+    )
+    how.add_argument(
         "--side-by-side", action="store_true", help="put the image beside its prediction"
     )
     how.add_argument("--no-names", action="store_true", help="no class names in the segments")
     how.add_argument("--no-legend", action="store_true", help="no legend below the picture")
     how.add_argument(
-        "--label-maps", action="store_true", help="also write class indices to DIR/label_maps"
+        "--label-maps",
+        action="store_true",
+        help="also write the predictions themselves to DIR/label_maps: class indices as PNG files; "
+        "of instances, whatever their score, COCO's results as instances.json; of panoptic "
+        "segments COCO's PNG files and panoptic.json",
     )
     args = parser.parse_args(argv)
     _check(parser, args)
@@ -170,6 +215,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         )
     if not 0 <= args.alpha <= 1:
         parser.error(f"--alpha is {args.alpha}, expected 0 (invisible) to 1 (opaque)")
+    if not 0 <= args.score_threshold <= 1:
+        parser.error(f"--score-threshold is {args.score_threshold}, expected 0 (all) to 1")
     if args.scale <= 0:
         parser.error(f"--scale is {args.scale}, expected more than 0")
     if args.limit is not None and args.limit < 1:

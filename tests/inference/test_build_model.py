@@ -1,5 +1,7 @@
 """A model from a config and weights, and what is said when one of them is missing."""
 
+import pathlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from lrformer import Predictor, build_model
+from lrformer.checkpoint import WeightsError
 
 if "OneConvolution" not in META_ARCH_REGISTRY:
 
@@ -66,6 +69,23 @@ def test_random_weights_are_announced(config, caplog):
     assert "randomly initialised" in caplog.text
 
 
+def test_weights_that_leave_a_part_untrained_are_announced(config, weights, caplog):
+    build_model(config, weights, "cpu")
+    assert "randomly initialised" not in caplog.text
+    torch.save({"conv.bias": torch.zeros(4)}, weights)
+    build_model(config, weights, "cpu")
+    assert "1 of the model's parameters are randomly initialised" in caplog.text
+
+
+def test_a_pickle_is_loaded_where_the_config_allows_it(config, weights):
+    content = torch.load(weights) | {"note": pathlib.PurePosixPath("x")}
+    torch.save(content, weights)
+    with pytest.raises(WeightsError, match=r"pathlib.* set MODEL.WEIGHTS_ALLOW_PICKLE to True"):
+        build_model(config, weights, "cpu")
+    model = build_model(config, weights, "cpu", ["MODEL.WEIGHTS_ALLOW_PICKLE", True])
+    assert torch.equal(model.conv.bias, content["model"]["conv.bias"])
+
+
 def test_a_predictor_from_files(config, weights):
     predictor = Predictor.from_config_file(config, weights, "cpu")
     image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -79,6 +99,8 @@ def test_a_missing_file_is_named(config, weights, tmp_path):
         build_model(tmp_path / "none.yaml", weights)
     with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS: there is no file .*none\.pth"):
         build_model(config, tmp_path / "none.pth", "cpu")
+    with pytest.raises(FileNotFoundError, match="it is a folder"):
+        build_model(config, tmp_path, "cpu")
 
 
 def test_a_config_below_the_projects_folder_is_found_from_anywhere(monkeypatch, tmp_path):

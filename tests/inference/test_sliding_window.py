@@ -134,7 +134,7 @@ def test_a_model_that_does_not_segment_is_named():
             return [{"instances": []} for _ in batched_inputs]
 
     sliding = SlidingWindow(Detector(), crop_size=(8, 8), stride=(8, 8)).eval()
-    with pytest.raises(ValueError, match="Detector returned no 'sem_seg'.*instances"):
+    with pytest.raises(ValueError, match="Detector predicts no 'sem_seg'.*instances.*SEMANTIC_ON"):
         sliding([{"image": make_image(8, 8)}])
 
 

@@ -5,7 +5,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 from detectron2.utils.visualizer import VisImage, Visualizer
 
-from lrformer.visualization import SemSegVisualizer, Style, draw_picture, draw_sem_seg
+from lrformer.visualization import SegmentationVisualizer, Style, draw_picture, draw_sem_seg
 from lrformer.visualization.layout import draw_legend
 
 COLORS = [[70, 130, 180], [128, 64, 128], [220, 20, 60]]
@@ -84,7 +84,7 @@ def test_any_size(size, metadata):
 
 def test_it_is_one_of_detectron2s_visualizers(scene, metadata):
     image, sem_seg = scene
-    visualizer = SemSegVisualizer(image, metadata)
+    visualizer = SegmentationVisualizer(image, metadata)
     assert isinstance(visualizer, Visualizer)
     output = visualizer.draw_sem_seg(sem_seg, area_threshold=10**6, alpha=0.6)
     drawn = draw_sem_seg(image, sem_seg, metadata, alpha=0.6, names=False)
@@ -118,15 +118,14 @@ def test_a_legend_shows_the_classes_that_are_present(scene, metadata):
     assert tuple(COLORS[2]) not in legend
 
 
-def test_a_legend_of_given_rows_names_the_rest(metadata):
-    many = MetadataCatalog.get("drawing_test_many")
-    if not many.get("stuff_classes"):
-        many.set(stuff_classes=[f"class number {i}" for i in range(60)])
-    heights = [draw_legend(range(n), many, 300, 14, rows=2).shape[0] for n in (0, 1, 60)]
+def test_a_legend_of_given_rows_names_the_rest():
+    many = [(f"class number {i}", (i, 0, 0)) for i in range(60)]
+    heights = [draw_legend(many[:n], 300, 14, rows=2).shape[0] for n in (0, 1, 60)]
     assert len(set(heights)) == 1
-    assert draw_legend(range(60), many, 300, 14).shape[0] > 10 * heights[0]
+    assert draw_legend(many, 300, 14).shape[0] > 10 * heights[0]
     # A name that is wider than the legend does not hang it.
-    assert draw_legend([2], metadata, 50, 14, rows=1).shape[1] == 50
+    long = [("person with a very long name", (220, 20, 60))]
+    assert draw_legend(long, 50, 14, rows=1).shape[1] == 50
 
 
 def test_the_frames_of_a_video_have_one_size_and_no_jumping_names(metadata):

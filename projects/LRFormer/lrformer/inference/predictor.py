@@ -1,4 +1,4 @@
-"""From an image to its class map."""
+"""From an image to its class map, instances or panoptic segments."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +18,7 @@ from lrformer.data.reading import read_image
 from lrformer.modeling.build import inference_cfg, load_model
 
 from .build import build_inference_model
+from .tasks import check_task, predicted_tasks, tasks_of
 from .wrapper import sem_seg_of
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,21 @@ class Predictor:
 
     Attributes:
         metadata: detectron2 metadata of the first test dataset: ``stuff_classes``,
-            ``stuff_colors``, ``ignore_label``.
+            ``stuff_colors``, ``ignore_label``; ``thing_classes`` of a dataset with instances.
+        tasks: what is predicted, of "sem_seg", "instances" and "panoptic_seg"; None where it is not
+            known before the first image.
 
     Examples::
 
         predictor = Predictor.from_config_file("camvid/lrformer_t.yaml", "model_final.pth")
         class_map = predictor("street.jpg")  # H x W
         name = predictor.metadata.stuff_classes[class_map[0, 0]]
+
+    LRFormer+ with ``MODEL.MASK_FORMER.TEST.INSTANCE_ON`` or ``PANOPTIC_ON``::
+
+        output = predictor.predict("street.jpg")
+        masks = output["instances"].pred_masks  # N x H x W
+        panoptic_seg, segments_info = output["panoptic_seg"]  # H x W, list of dicts
     """
 
     @configurable
@@ -47,15 +56,17 @@ class Predictor:
         augmentations: Sequence[T.Augmentation] = (),
         image_format: str = "RGB",
         metadata: Any = None,
+        tasks: Sequence[str] | None = None,
     ) -> None:
         """Also ``Predictor(cfg, model)``, which takes the arguments from a config.
 
         Args:
             model: takes detectron2's list of {"image", "height", "width"} and returns a list of
-                {"sem_seg": K x height x width}; it is put into eval mode.
+                dicts, for class maps with "sem_seg": K x height x width; it is put into eval mode.
             augmentations: applied to every image, usually a resize.
             image_format: order of the channels that the model takes, "RGB" or "BGR".
             metadata: names and colours of the classes; none where it is None.
+            tasks: what the model predicts; None where it is not known.
         """
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT is {image_format!r}, expected RGB or BGR")
@@ -63,6 +74,7 @@ class Predictor:
         self.augmentations = T.AugmentationList(list(augmentations))
         self.image_format = image_format
         self.metadata = metadata if metadata is not None else MetadataCatalog.get("__nonexist__")
+        self.tasks = None if tasks is None else tuple(tasks)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict:
@@ -71,6 +83,7 @@ class Predictor:
             "augmentations": build_test_augmentation(cfg),
             "image_format": cfg.INPUT.FORMAT,
             "metadata": _metadata(cfg),
+            "tasks": predicted_tasks(cfg),
         }
 
     @classmethod
@@ -99,11 +112,11 @@ class Predictor:
             H x W int64 array, at the image's own size.
 
         Raises:
-            TypeError, ValueError: it is no such array, or a file that cannot be read.
+            TypeError, ValueError: it is no such array, or a file that cannot be read; or the model
+                does not predict ``sem_seg``.
         """
         return self.scores(image).argmax(dim=0).cpu().numpy()
 
-    @torch.inference_mode()
     def scores(self, image: Image) -> Tensor:
         """The scores of every class and pixel: what the model returns, logits or probabilities.
 
@@ -113,7 +126,36 @@ class Predictor:
         Returns:
             K x H x W tensor on the model's device, at the image's own size.
         """
-        return self._run([self._prepare(image)])[0]
+        return self._scores([self._prepare(image, "sem_seg")])[0]
+
+    def predict(self, image: Image, *tasks: str) -> dict[str, Any]:
+        """All that the model predicts for an image, as detectron2's ``DefaultPredictor`` gives it.
+
+        Args:
+            image: as above.
+            tasks: what has to be among it: "sem_seg", "instances", "panoptic_seg".
+
+        Returns:
+            The model's dict, on the model's device, at the image's own size: "sem_seg", scores
+            K x H x W; "instances", ``Instances`` with ``pred_masks``, ``pred_boxes``, ``scores``
+            and ``pred_classes``; "panoptic_seg", (H x W segment ids, list of {"id", "isthing",
+            "category_id", "score"}). Ids of classes are indices into the metadata's
+            ``stuff_classes`` or, of things, ``thing_classes``.
+
+        Raises:
+            TypeError, ValueError: as above, or the model does not predict one of ``tasks``.
+        """
+        (output,) = self._run([self._prepare(image, *tasks)])
+        for task in tasks:
+            check_task(task, output, self.model)
+        return output
+
+    def predict_stream(
+        self, images: Iterable[Image], batch_size: int = 1
+    ) -> Iterator[dict[str, Any]]:
+        """:meth:`predict` for many images; see :meth:`predict_many` for the order and batches."""
+        for batch in self._batches(images, batch_size):
+            yield from self._run(batch)
 
     def predict_many(self, images: Iterable[Image], batch_size: int = 1) -> Iterator[np.ndarray]:
         """Class maps of many images, one after the other and in their order.
@@ -126,26 +168,37 @@ class Predictor:
                 size after the resize share a batch: padding one to the other's size would change
                 its prediction.
         """
+        for batch in self._batches(images, batch_size, "sem_seg"):
+            yield from (scores.argmax(dim=0).cpu().numpy() for scores in self._scores(batch))
+
+    def _batches(
+        self, images: Iterable[Image], batch_size: int, *tasks: str
+    ) -> Iterator[list[dict]]:
         batch: list[dict] = []
         for image in images:
-            x = self._prepare(image)
+            x = self._prepare(image, *tasks)
             if batch and (len(batch) == batch_size or batch[0]["image"].shape != x["image"].shape):
-                yield from self._class_maps(batch)
+                yield batch
                 batch = []
             batch.append(x)
         if batch:
-            yield from self._class_maps(batch)
+            yield batch
 
-    def _class_maps(self, batch: list[dict]) -> list[np.ndarray]:
-        return [scores.argmax(dim=0).cpu().numpy() for scores in self._run(batch)]
+    def _scores(self, batch: list[dict]) -> list[Tensor]:
+        sizes = [(x["height"], x["width"]) for x in batch]
+        return [
+            sem_seg_of(output, size, self.model)
+            for output, size in zip(self._run(batch), sizes, strict=True)
+        ]
 
     @torch.inference_mode()
-    def _run(self, batch: list[dict]) -> list[Tensor]:
-        outputs = self.model(batch)
-        sizes = [(x["height"], x["width"]) for x in batch]
-        return [sem_seg_of(out, size, self.model) for out, size in zip(outputs, sizes, strict=True)]
+    def _run(self, batch: list[dict]) -> list[dict[str, Any]]:
+        return self.model(batch)
 
-    def _prepare(self, image: Image) -> dict:
+    def _prepare(self, image: Image, *tasks: str) -> dict:
+        """The model's input; fails where it is known already that a task is not predicted."""
+        for task in tasks if self.tasks is not None else ():
+            check_task(task, self.tasks, self.model)
         if isinstance(image, (str, PathLike)):
             image = read_image(str(image), "RGB")
         _check_image(image)
@@ -185,10 +238,21 @@ def _metadata(cfg: CfgNode) -> Any:
     if not names:
         return None
     metadata = MetadataCatalog.get(names[0])
-    named, predicted = len(metadata.get("stuff_classes", ())), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    named, predicted = _num_names(metadata, cfg), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if named not in (0, predicted):
         logger.warning(
             f"the model predicts {predicted} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES), but "
             f"{names[0]} (DATASETS.TEST) names {named}: names and colours may be wrong"
         )
     return metadata
+
+
+def _num_names(metadata: Any, cfg: CfgNode) -> int:
+    """For how many of the classes that SEM_SEG_HEAD predicts the metadata has a name."""
+    stuff = len(metadata.get("stuff_classes", ()))
+    tasks = tasks_of(cfg)
+    if tasks is None or "instances" not in tasks:
+        return stuff
+    things = len(metadata.get("thing_classes", ()))
+    # The classes of instances are things; those of a panoptic dataset are in both lists.
+    return things if tasks == ("instances",) else stuff or things

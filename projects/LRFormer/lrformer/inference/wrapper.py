@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from .tasks import check_task
+
 
 class SemSegWrapper(nn.Module):
     """Runs a model several times an image and returns the mean, with the model's own interface."""
@@ -57,17 +59,11 @@ def sem_seg_of(output: dict, size: tuple[int, int], model: nn.Module) -> Tensor:
     Raises:
         ValueError: there is none, or it is not of the height and width ``size``.
     """
-    name = type(model).__name__
-    if not isinstance(output, dict) or "sem_seg" not in output:
-        found = ", ".join(output) if isinstance(output, dict) else type(output).__name__
-        raise ValueError(
-            f"{name} returned no 'sem_seg' (it returned: {found}); "
-            "a model for semantic segmentation is needed here"
-        )
+    check_task("sem_seg", output, model)
     sem_seg = output["sem_seg"]
     if sem_seg.dim() != 3 or tuple(sem_seg.shape[1:]) != size:
         raise ValueError(
-            f"{name} was asked for 'sem_seg' of K x {size[0]} x {size[1]}, "
+            f"{type(model).__name__} was asked for 'sem_seg' of K x {size[0]} x {size[1]}, "
             f"but returned {' x '.join(map(str, sem_seg.shape))}"
         )
     return sem_seg

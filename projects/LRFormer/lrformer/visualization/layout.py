@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
-from .drawing import class_color, class_name, font_size
+from .classes import Color
+from .lettering import font_size
 
 _BACKGROUND = (255, 255, 255)
 _TEXT = (32, 32, 32)
@@ -16,13 +16,12 @@ _BORDER = (160, 160, 160)
 
 
 def draw_legend(
-    labels: Sequence[int], metadata: Any, width: int, size: int, rows: int | None = None
+    entries: Sequence[tuple[str, Color]], width: int, size: int, rows: int | None = None
 ) -> np.ndarray:
     """Colour swatches with class names, in rows.
 
     Args:
-        labels: classes to show, in this order.
-        metadata: names and colours, see :func:`~lrformer.visualization.drawing.class_name`.
+        entries: name and RGB colour of each class, in this order.
         width: of the legend, pixels.
         size: of the text, pixels.
         rows: number of rows; classes that do not fit are summed up as "+ 3 more". As many as are
@@ -31,7 +30,7 @@ def draw_legend(
     Returns:
         h x width x 3, RGB uint8. A name wider than the legend is cut off.
     """
-    names = [class_name(metadata, label) for label in labels]
+    names = [name for name, _ in entries]
     texts, places = names, _place(names, width, size)
     shown = len(names)
     while rows is not None and shown > 0 and _num_rows(places) > rows:
@@ -50,15 +49,15 @@ def draw_legend(
         if i < shown:
             top = middle - size // 2
             box = (x, top, x + size, top + size)
-            draw.rectangle(box, fill=class_color(metadata, labels[i]), outline=_BORDER)
+            draw.rectangle(box, fill=tuple(entries[i][1]), outline=_BORDER)
             x += _swatch_width(size)
         draw.text((x, middle), text, fill=_TEXT, font=_font(size), anchor="lm")
     return np.asarray(canvas)
 
 
-def count_legend_rows(labels: Sequence[int], metadata: Any, width: int, size: int) -> int:
-    """How many rows :func:`draw_legend` needs for these classes."""
-    return _num_rows(_place([class_name(metadata, label) for label in labels], width, size))
+def count_legend_rows(names: Sequence[str], width: int, size: int) -> int:
+    """How many rows :func:`draw_legend` needs for entries of these names."""
+    return _num_rows(_place(names, width, size))
 
 
 def join_panels(panels: dict[str, np.ndarray]) -> np.ndarray:

@@ -5,8 +5,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lrformer.data import load_dataset
+
+from .truth import TRUTH_KEYS
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
@@ -19,16 +22,25 @@ class Source:
     Attributes:
         path: the image or video.
         name: path of its picture below the output folder, without a suffix.
-        label_file: its label map, if its ground truth is to be drawn.
+        truth: record in detectron2's dataset format, if its ground truth is to be drawn.
+        image_id: the dataset's number of the image, where it has one.
     """
 
     path: Path
     name: Path
-    label_file: Path | None = None
+    truth: dict[str, Any] | None = None
+    image_id: int | str | None = None
 
     @property
     def is_video(self) -> bool:
         return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files that are read for it."""
+        keys = ("sem_seg_file_name", "pan_seg_file_name")
+        truth = [self.truth[key] for key in keys if self.truth and self.truth.get(key)]
+        return [self.path, *map(Path, truth)]
 
 
 def collect(inputs: Iterable[str], output: Path) -> tuple[list[Source], list[str]]:
@@ -53,19 +65,28 @@ def collect(inputs: Iterable[str], output: Path) -> tuple[list[Source], list[str
     return _with_unique_names(sources.values()), problems
 
 
-def from_dataset(name: str, ground_truth: bool = False) -> list[Source]:
-    """The images of a registered dataset, with their label maps if ``ground_truth`` is to be drawn.
+def from_dataset(name: str, ground_truth: str | None = None) -> list[Source]:
+    """The images of a registered dataset.
+
+    Args:
+        name: the dataset's.
+        ground_truth: with what is to be drawn beside the prediction, "sem_seg", "instances" or
+            "panoptic_seg"; None: nothing.
 
     Raises:
         DatasetError: the dataset is unknown, or its files are not where they should be.
-        ValueError: ``ground_truth`` is asked for and an image has none.
+        ValueError: an image has no such ground truth.
     """
     sources = []
     for record in load_dataset(name):
-        path, label = Path(record["file_name"]), record.get("sem_seg_file_name")
-        if ground_truth and not label:
-            raise ValueError(f"{name} has no label map for {path}, so no ground truth can be drawn")
-        sources.append(Source(path, Path(path.stem), Path(label) if ground_truth else None))
+        path = Path(record["file_name"])
+        if ground_truth and record.get(TRUTH_KEYS[ground_truth]) is None:
+            raise ValueError(
+                f"{name} has no {TRUTH_KEYS[ground_truth]} for {path}, so no ground truth of the "
+                f"task {ground_truth!r} can be drawn; choose another dataset or --task"
+            )
+        truth = record if ground_truth else None
+        sources.append(Source(path, Path(path.stem), truth, record.get("image_id")))
     return _with_unique_names(sources)
 
 
@@ -75,10 +96,14 @@ def with_labels_from(sources: Sequence[Source], folder: Path) -> list[Source]:
     Raises:
         ValueError: a source is a video, which has no label map.
     """
+    labelled = []
     for source in sources:
         if source.is_video:
             raise ValueError(f"{source.path} is a video; ground truth can be drawn for images only")
-    return [replace(s, label_file=folder / f"{s.name}.png") for s in sources]
+        label = str(folder / f"{source.name}.png")
+        truth = {"file_name": str(source.path), "sem_seg_file_name": label}
+        labelled.append(replace(source, truth=truth))
+    return labelled
 
 
 def _expand(text: str, output: Path) -> tuple[list[Source], str | None]:
