@@ -52,6 +52,8 @@ setup(
     ],
     extras_require={
         "dev": ["packaging>=23", "pytest>=8", "ruff>=0.15"],
+        # What LRFormer+ is compared with in tests; without it those are skipped.
+        "peers": ["transformers>=4.45"],
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
         "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },

@@ -166,5 +166,8 @@ def test_a_wrong_label_or_size_names_the_file(dataset, cfg):
 
 def test_an_unknown_kind_of_dataset_is_told_with_the_known_ones(dataset, cfg):
     dataset([[[0]]], "panoptic")
-    with pytest.raises(ValueError, match=f"{NAME}.*'panoptic'.*cityscapes_sem_seg, sem_seg"):
+    with pytest.raises(
+        ValueError,
+        match=f"{NAME}.*'panoptic'.*cityscapes_sem_seg, coco, coco_panoptic_seg, sem_seg",
+    ):
         build_evaluator(cfg, NAME)

@@ -15,7 +15,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from lrformer.config import ConfigError, find_config, load_cfg
-from lrformer.evaluation import RESULTS_FILE, output_folder
+from lrformer.evaluation import BEST_METRICS, RESULTS_FILES, evaluated_tasks, output_folder
 from lrformer.modeling.build import check_weights_exist, load_model
 
 from .machine import adapt_to_machine, check_num_gpus
@@ -184,6 +184,8 @@ def _trainer(cfg: CfgNode, resume: bool) -> Trainer:
 
 def _model_to_evaluate(cfg: CfgNode, resume: bool) -> nn.Module:
     Trainer.verify_datasets(cfg, cfg.DATASETS.TEST)
+    for name in cfg.DATASETS.TEST:
+        evaluated_tasks(cfg, name)  # for its errors, before the weights are read
     return load_model(cfg)
 
 
@@ -200,9 +202,12 @@ def _summarize(cfg: CfgNode, results: dict[str, Any], trained: bool) -> None:
     names = cfg.DATASETS.TEST
     for name in names:
         scores = results if len(names) == 1 else results[name]
-        if "sem_seg" in scores:
-            file = output_folder(cfg, name) / RESULTS_FILE
-            logger.info(f"{name}: mIoU {scores['sem_seg']['mIoU']:.2f} (each class: {file})")
+        for task in evaluated_tasks(cfg, name):
+            group, metric = BEST_METRICS[task].split("/")
+            if group in scores:
+                file = output_folder(cfg, name) / RESULTS_FILES.get(task, "")
+                details = f" (each class: {file})" if file.is_file() else ""
+                logger.info(f"{name}: {metric} {scores[group][metric]:.2f}{details}")
     if trained:
         last = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR).get_checkpoint_file()
         best = Path(cfg.OUTPUT_DIR) / "model_best.pth"

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lrformer.checkpoint import LRFormerCheckpointer
 from lrformer.data import build_test_loader, build_train_loader, verify_dataset
-from lrformer.evaluation import build_evaluator
+from lrformer.evaluation import best_metric, build_evaluator
 from lrformer.inference import build_inference_model
 
 from .amp import autocast_dtype
@@ -45,9 +45,6 @@ class Trainer(DefaultTrainer):
         trainer.resume_or_load(resume=False)
         results = trainer.train()
     """
-
-    # The metric that model_best.pth has the highest value of.
-    best_metric = "sem_seg/mIoU"
 
     def __init__(self, cfg: CfgNode):
         """
@@ -124,7 +121,8 @@ class Trainer(DefaultTrainer):
     def _best_metric(self) -> str:
         # Of several test sets the first decides.
         test_sets = self.cfg.DATASETS.TEST
-        return f"{test_sets[0]}/{self.best_metric}" if len(test_sets) > 1 else self.best_metric
+        metric = best_metric(self.cfg, test_sets[0]) if test_sets else "sem_seg/mIoU"
+        return f"{test_sets[0]}/{metric}" if len(test_sets) > 1 else metric
 
     def train(self) -> dict[str, Any]:
         """Train up to ``SOLVER.MAX_ITER``.
@@ -169,7 +167,8 @@ class Trainer(DefaultTrainer):
             names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
         if comm.is_main_process():
             for name in dict.fromkeys(names):
-                verify_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+                mapper = cfg.INPUT.DATASET_MAPPER_NAME if name in cfg.DATASETS.TRAIN else None
+                verify_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, mapper)
         comm.synchronize()
 
     @classmethod
