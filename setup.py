@@ -43,6 +43,7 @@ setup(
         "opencv-python-headless>=4.6",
         "pillow>=10.1",
         "pyyaml>=6.0",
+        "safetensors>=0.4",
         "scipy>=1.10",
         "tabulate>=0.9",
         "timm>=1.0.21",

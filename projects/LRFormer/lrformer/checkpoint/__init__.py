@@ -1,4 +1,11 @@
-from .checkpointer import LRFormerCheckpointer
-from .released import from_released, is_released
+import importlib.util
 
-__all__ = ["LRFormerCheckpointer", "from_released", "is_released"]
+from .reading import WeightsError
+from .released import from_released, is_released, to_released
+
+__all__ = ["WeightsError", "from_released", "is_released", "to_released"]
+
+if importlib.util.find_spec("detectron2") is not None:
+    from .checkpointer import LRFormerCheckpointer
+
+    __all__ += ["LRFormerCheckpointer"]

@@ -1,83 +1,60 @@
 """Head names of the released LRFormer+ checkpoints, and what published Mask2Former calls them."""
 
-import re
-from collections.abc import Callable
+from .names import Names
 
 _PIXEL = "sem_seg_head.pixel_decoder"
-_ENCODER = f"{_PIXEL}.transformer.encoder.layers"
+_ENCODER = f"{_PIXEL}.transformer.encoder.layers.{{i}}"
 _DECODER = "sem_seg_head.predictor"
+_CROSS = f"{_DECODER}.transformer_cross_attention_layers.{{i}}"
+_SELF = f"{_DECODER}.transformer_self_attention_layers.{{i}}"
+_FFN = f"{_DECODER}.transformer_ffn_layers.{{i}}"
 
-_RELEASED_PIXEL = r"decode_head\.pixel_decoder"
-_RELEASED_DECODER = r"decode_head\.transformer_decoder"
+_RELEASED_PIXEL = "decode_head.pixel_decoder"
+_RELEASED_ENCODER = f"{_RELEASED_PIXEL}.encoder.layers.{{i}}"
+_RELEASED_DECODER = "decode_head.transformer_decoder"
+_RELEASED_LAYER = f"{_RELEASED_DECODER}.layers.{{i}}"
 
-# The parts of a layer, released -> published; those of the decoder belong to three modules.
-_ENCODER_LAYER = {
-    "norms.0": "norm1",
-    "norms.1": "norm2",
-    "ffn.layers.0.0": "linear1",
-    "ffn.layers.1": "linear2",
+_PIXEL_NAMES = {
+    "input_convs.{i}.conv.{leaf}": "input_proj.{i}.0.{leaf}",
+    "input_convs.{i}.gn.{leaf}": "input_proj.{i}.1.{leaf}",
+    "lateral_convs.0.conv.{leaf}": "adapter_1.{leaf}",
+    "lateral_convs.0.gn.{leaf}": "adapter_1.norm.{leaf}",
+    "output_convs.0.conv.{leaf}": "layer_1.{leaf}",
+    "output_convs.0.gn.{leaf}": "layer_1.norm.{leaf}",
+    "mask_feature.{leaf}": "mask_features.{leaf}",
+    "level_encoding.weight": "transformer.level_embed",
 }
-_DECODER_LAYER = {
-    "cross_attn.attn": ("cross_attention", "multihead_attn"),
-    "norms.0": ("cross_attention", "norm"),
-    "self_attn.attn": ("self_attention", "self_attn"),
-    "norms.1": ("self_attention", "norm"),
-    "ffn.layers.0.0": ("ffn", "linear1"),
-    "ffn.layers.1": ("ffn", "linear2"),
-    "norms.2": ("ffn", "norm"),
+_ENCODER_NAMES = {
+    "self_attn.{rest}": "self_attn.{rest}",
+    "norms.0.{leaf}": "norm1.{leaf}",
+    "norms.1.{leaf}": "norm2.{leaf}",
+    "ffn.layers.0.0.{leaf}": "linear1.{leaf}",
+    "ffn.layers.1.{leaf}": "linear2.{leaf}",
 }
-_PREDICTION = {
-    "query_embed": "query_embed",
-    "query_feat": "query_feat",
-    "level_embed": "level_embed",
-    "cls_embed": "class_embed",
-    "mask_embed.0": "mask_embed.layers.0",
-    "mask_embed.2": "mask_embed.layers.1",
-    "mask_embed.4": "mask_embed.layers.2",
-    "transformer_decoder.post_norm": "decoder_norm",
+# The parts of a released decoder layer belong to three modules.
+_LAYER_NAMES = {
+    "cross_attn.attn.{rest}": f"{_CROSS}.multihead_attn.{{rest}}",
+    "norms.0.{leaf}": f"{_CROSS}.norm.{{leaf}}",
+    "self_attn.attn.{rest}": f"{_SELF}.self_attn.{{rest}}",
+    "norms.1.{leaf}": f"{_SELF}.norm.{{leaf}}",
+    "ffn.layers.0.0.{leaf}": f"{_FFN}.linear1.{{leaf}}",
+    "ffn.layers.1.{leaf}": f"{_FFN}.linear2.{{leaf}}",
+    "norms.2.{leaf}": f"{_FFN}.norm.{{leaf}}",
+}
+_PREDICTION_NAMES = {
+    "query_embed.{leaf}": "query_embed.{leaf}",
+    "query_feat.{leaf}": "query_feat.{leaf}",
+    "level_embed.{leaf}": "level_embed.{leaf}",
+    "cls_embed.{leaf}": "class_embed.{leaf}",
+    "mask_embed.0.{leaf}": "mask_embed.layers.0.{leaf}",
+    "mask_embed.2.{leaf}": "mask_embed.layers.1.{leaf}",
+    "mask_embed.4.{leaf}": "mask_embed.layers.2.{leaf}",
+    "transformer_decoder.post_norm.{leaf}": "decoder_norm.{leaf}",
 }
 
-
-def _encoder_layer(match: re.Match) -> str | None:
-    number, rest = match.groups()
-    if rest.startswith("self_attn."):
-        return f"{_ENCODER}.{number}.{rest}"
-    part, _, leaf = rest.rpartition(".")
-    return f"{_ENCODER}.{number}.{_ENCODER_LAYER[part]}.{leaf}" if part in _ENCODER_LAYER else None
-
-
-def _decoder_layer(match: re.Match) -> str | None:
-    number, rest = match.groups()
-    for part, (module, ours) in _DECODER_LAYER.items():
-        if rest.startswith(f"{part}."):
-            leaf = rest.removeprefix(f"{part}.")
-            return f"{_DECODER}.transformer_{module}_layers.{number}.{ours}.{leaf}"
-    return None
-
-
-# As _RULES of released.py: pattern of a released name, and the published name from the match.
-RULES: list[tuple[str, Callable[[re.Match], str | None]]] = [
-    (
-        rf"{_RELEASED_PIXEL}\.input_convs\.(\d+)\.(conv|gn)\.(\w+)",
-        lambda m: f"{_PIXEL}.input_proj.{m[1]}.{int(m[2] == 'gn')}.{m[3]}",
-    ),
-    (
-        rf"{_RELEASED_PIXEL}\.lateral_convs\.0\.(conv|gn)\.(\w+)",
-        lambda m: f"{_PIXEL}.adapter_1{'.norm' if m[1] == 'gn' else ''}.{m[2]}",
-    ),
-    (
-        rf"{_RELEASED_PIXEL}\.output_convs\.0\.(conv|gn)\.(\w+)",
-        lambda m: f"{_PIXEL}.layer_1{'.norm' if m[1] == 'gn' else ''}.{m[2]}",
-    ),
-    (rf"{_RELEASED_PIXEL}\.mask_feature\.(\w+)", lambda m: f"{_PIXEL}.mask_features.{m[1]}"),
-    (
-        rf"{_RELEASED_PIXEL}\.level_encoding\.weight",
-        lambda m: f"{_PIXEL}.transformer.level_embed",
-    ),
-    (rf"{_RELEASED_PIXEL}\.encoder\.layers\.(\d+)\.(.+)", _encoder_layer),
-    (rf"{_RELEASED_DECODER}\.layers\.(\d+)\.(.+)", _decoder_layer),
-    (
-        r"decode_head\.(.+)\.(weight|bias)",
-        lambda m: f"{_DECODER}.{_PREDICTION[m[1]]}.{m[2]}" if m[1] in _PREDICTION else None,
-    ),
+NAMES = [
+    *(Names(f"{_RELEASED_PIXEL}.{a}", f"{_PIXEL}.{b}") for a, b in _PIXEL_NAMES.items()),
+    *(Names(f"{_RELEASED_ENCODER}.{a}", f"{_ENCODER}.{b}") for a, b in _ENCODER_NAMES.items()),
+    *(Names(f"{_RELEASED_LAYER}.{a}", b) for a, b in _LAYER_NAMES.items()),
+    *(Names(f"decode_head.{a}", f"{_DECODER}.{b}") for a, b in _PREDICTION_NAMES.items()),
 ]

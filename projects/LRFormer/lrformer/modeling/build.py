@@ -40,6 +40,7 @@ def build_model(
     Raises:
         FileNotFoundError: there is no such config or weights file.
         ConfigError: the config or ``opts`` cannot be used.
+        WeightsError: the weights cannot be used, see :func:`load_model`.
         ValueError: a GPU was asked for by ``device`` and there is none.
     """
     return load_model(inference_cfg(config_file, weights, device, opts))
@@ -65,11 +66,19 @@ def load_model(cfg: CfgNode) -> nn.Module:
 
     Raises:
         FileNotFoundError: there is no such weights file.
+        WeightsError: it is no file of weights, is refused (``MODEL.WEIGHTS_ALLOW_PICKLE``), or
+            holds those of another model.
     """
     check_weights_exist(cfg)
     model = build_from_cfg(cfg).eval()
     if cfg.MODEL.WEIGHTS:
-        LRFormerCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        checkpointer = LRFormerCheckpointer(model, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE)
+        checkpointer.load(cfg.MODEL.WEIGHTS)
+        if untrained := checkpointer.fit.initialised:
+            logger.warning(
+                f"{len(untrained)} of the model's parameters are randomly initialised, because "
+                "MODEL.WEIGHTS has none that fit: its predictions are random"
+            )
     else:
         logger.warning("no weights given (MODEL.WEIGHTS): the model is randomly initialised")
     return model
@@ -79,8 +88,9 @@ def check_weights_exist(cfg: CfgNode) -> None:
     """Raise FileNotFoundError where ``MODEL.WEIGHTS`` is a path at which there is no file."""
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not Path(weights).is_file():
+        is_folder = " (it is a folder)" if Path(weights).is_dir() else ""
         raise FileNotFoundError(
-            f"MODEL.WEIGHTS: there is no file {weights} (looked from {Path.cwd()})"
+            f"MODEL.WEIGHTS: there is no file {weights}{is_folder} (looked from {Path.cwd()})"
         )
 
 

@@ -1,0 +1,69 @@
+"""Convert checkpoints: other names, another format, without optimizer state, their mean."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrformer.checkpoint.convert import convert
+
+_EPILOG = """
+examples:
+  convert_checkpoint.py lrformer_s_ade20k.pth --layout ours --output lrformer_s.safetensors
+  convert_checkpoint.py output/camvid/model_final.pth --output model.pth
+  convert_checkpoint.py output/camvid/model_best.pth --layout released --output released.pth
+  convert_checkpoint.py output/camvid/model_00*.pth --average --output mean.pth
+
+MODEL.WEIGHTS takes all of these files as they are; nothing has to be converted to be loaded.
+The exit code is 0, or 2 when an argument or a file cannot be used.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (that of the process where it is None).
+
+    Returns:
+        The exit code, see above. Wrong arguments end the process with 2, as argparse does it.
+    """
+    args = _parse(argv)
+    try:
+        lines = convert(args.input, args.output, args.layout, args.overwrite, args.allow_pickle)
+    except (OSError, ValueError) as error:
+        print(f"convert_checkpoint.py: error: {error}", file=sys.stderr)
+        return 2
+    print(*lines, sep="\n")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", nargs="+", metavar="FILE", help="checkpoint: a path or URL")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help=".pth, .pt or .safetensors"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("ours", "released"),
+        help="whose parameter names to write; default: the input's",
+    )
+    parser.add_argument("--average", action="store_true", help="write the mean of the inputs")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="also load pickles of more than tensors, which may run any code",
+    )
+    args = parser.parse_args(argv)
+    if args.average != (len(args.input) > 1):
+        parser.error(
+            "--average needs several checkpoints"
+            if args.average
+            else f"{len(args.input)} checkpoints are given; add --average to write their mean"
+        )
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())
