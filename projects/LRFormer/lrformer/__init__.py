@@ -1,7 +1,7 @@
 """LRFormer on detectron2: semantic segmentation with low-resolution self-attention.
 
 Importing the package registers its backbone, heads and datasets with detectron2. Without detectron2
-only :mod:`lrformer.layers` can be used.
+only :mod:`lrformer.layers`, :mod:`lrformer.timm_models` and :mod:`lrformer.pretrain` can be used.
 """
 
 import importlib.util

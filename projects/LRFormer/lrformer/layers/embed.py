@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
@@ -29,6 +30,8 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Nx``in_dim``xHxW to Nx``dim``xceil(H/4)xceil(W/4)."""
+        # LayerNorm and 1x1 convolutions want channels last; one copy here spares one at each.
+        x = x.contiguous(memory_format=torch.channels_last)
         x = self.act(self.norm1(self.conv1(x)))
         x = self.act(self.norm2(self.conv2(x)))
         x = self.act(self.norm3(self.conv3(x)))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from timm.layers import calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -85,10 +84,11 @@ class LRFormerEncoder(nn.Module):
             pyramid_sizes=pyramid_sizes,
             drop_path_rate=drop_path_rate,
         )
+        self.embed_dims = tuple(embed_dims[:num_stages])
         rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
         self.stem = Stem(in_chans, embed_dims[0], norm)
-        self.stages = nn.ModuleList()
-        for i, dim in enumerate(embed_dims[:num_stages]):
+        self.stages = nn.Sequential()
+        for i, dim in enumerate(self.embed_dims):
             blocks = [
                 LRFormerBlock(
                     dim,
@@ -113,12 +113,16 @@ class LRFormerEncoder(nn.Module):
         for stage in self.stages:
             stage.activation_checkpointing = enable
 
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """Nx``in_chans``xHxW image to the stages' maps, NxCxH'xW' with H' = ceil(H / stride)."""
-        # LayerNorm and 1x1 convolutions want channels last; one copy here spares one at each.
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+    def forward_stages(self, x: Tensor, stop: int | None = None) -> list[Tensor]:
+        """The maps of the stages, NxCxH'xW' with H' = ceil(H / stride).
+
+        Args:
+            x: Nx``in_chans``xHxW image.
+            stop: how many stages to compute; None computes all.
+        """
+        x = self.stem(x)
         maps = []
-        for stage in self.stages:
+        for stage in self.stages[:stop]:
             x = stage(x)
             maps.append(x)
         return maps

@@ -1,0 +1,290 @@
+"""The training and evaluation loops."""
+
+import csv
+import json
+import logging
+import math
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from timm.data import ImageDataset
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import NativeScaler, accuracy, dispatch_clip_grad, distribute_bn, random_seed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from . import checkpoint
+from .data import build_loader, build_mixup, to_device
+from .recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+LAST, BEST = "last.pth", "best.pth"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where this process runs, and which of how many it is.
+
+    ``dtype`` is that of mixed precision; None computes in float32.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    dtype: torch.dtype | None = None
+    workers: int = 0
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """``values`` summed over all processes."""
+        if self.world_size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+
+class Pretraining:
+    """A training run: built, resumed or not, then :meth:`run`.
+
+    Every epoch seeds its random numbers from the seed, the epoch and the process, so that a run
+    resumed after an epoch repeats what an uninterrupted one does.
+
+    Args:
+        model: a timm model, on the machine's device.
+        recipe: its ``batch_size`` is that of all processes together.
+        train_set, val_set: images and labels.
+        img_size: height and width of the images, pixels.
+        settings: what the checkpoint tells of the run; "model", "model_kwargs" and "classes" have
+            to be the same when it is resumed.
+        machine: where it runs.
+        output: folder for the checkpoints and the summary.
+        seed: of all random numbers.
+        log_interval: batches between log lines.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        train_set: ImageDataset,
+        val_set: ImageDataset,
+        *,
+        img_size: int,
+        settings: dict[str, Any],
+        machine: Machine,
+        output: Path,
+        seed: int = 0,
+        log_interval: int = 50,
+    ):
+        self.model = self.wrapped = model
+        self.recipe = recipe
+        self.machine = machine
+        self.output = output
+        self.seed = seed
+        self.log_interval = log_interval
+        self.settings = {
+            **settings,
+            "recipe": asdict(recipe),
+            "img_size": img_size,
+            "seed": seed,
+            "processes": machine.world_size,
+            "workers": machine.workers,
+            "dtype": str(machine.dtype or torch.float32),
+        }
+        distributed = machine.world_size > 1
+        loaders = {
+            "data_cfg": model.pretrained_cfg,
+            "device": machine.device,
+            "distributed": distributed,
+            "workers": machine.workers,
+        }
+        batch = recipe.batch_size // machine.world_size
+        self.loader = build_loader(train_set, img_size, batch, recipe=recipe, **loaders)
+        self.val_loader = build_loader(val_set, img_size, batch, recipe=None, **loaders)
+        self.mixup = build_mixup(recipe, model.num_classes)
+        # Mixup's targets are smoothed already.
+        self.criterion = nn.CrossEntropyLoss(
+            label_smoothing=0.0 if self.mixup else recipe.label_smoothing
+        )
+        self.optimizer = create_optimizer_v2(
+            model, "adamw", lr=recipe.lr, weight_decay=recipe.weight_decay
+        )
+        # Begin and end in proportion to the rate: at 1e-3 they are DeiT's 1e-6 and 1e-5.
+        self.scheduler, _ = create_scheduler_v2(
+            self.optimizer,
+            "cosine",
+            num_epochs=recipe.epochs,
+            warmup_epochs=recipe.warmup_epochs,
+            warmup_lr=recipe.lr / 1000,
+            min_lr=recipe.lr / 100,
+            step_on_epochs=False,
+            updates_per_epoch=len(self.loader),
+        )
+        self.scaler = NativeScaler(machine.device.type) if machine.dtype is torch.float16 else None
+        if distributed:
+            on_gpu = machine.device.type == "cuda"
+            self.wrapped = DistributedDataParallel(
+                model, device_ids=[machine.device] if on_gpu else None
+            )
+        self.history: list[dict[str, float]] = []
+
+    def resume(self, file: Path) -> None:
+        """Continue after the last epoch in ``file``.
+
+        Raises:
+            ValueError: it is no checkpoint of such a run.
+        """
+        state = checkpoint.load(file, self.settings)
+        for change in checkpoint.changed_settings(state["settings"], self.settings):
+            logger.warning(f"not as before the break: {change}")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler is not None and state["scaler"] is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.history = state["history"]
+        self.scheduler.step_update(state["epoch"] * len(self.loader))
+        logger.info(f"resumed from {file} after epoch {state['epoch']}")
+
+    def run(self) -> list[dict[str, float]]:
+        """Train the epochs that are left, evaluating and saving after each.
+
+        Returns:
+            A row for each epoch: epoch (from 1), loss, top1 and top5 (percent), lr, images_per_s.
+
+        Raises:
+            FloatingPointError: the loss is infinite or not a number.
+        """
+        for epoch in range(len(self.history), self.recipe.epochs):
+            row = {"epoch": epoch + 1, **self.train_epoch(epoch)}
+            row |= evaluate(self.model, self.val_loader, self.machine)
+            self.history.append(row)
+            logger.info(
+                f"epoch {epoch + 1}/{self.recipe.epochs}: loss {row['loss']:.4f}, "
+                f"top-1 {row['top1']:.2f}, top-5 {row['top5']:.2f}, lr {row['lr']:.3g}, "
+                f"{row['images_per_s']:.1f} images/s"
+            )
+            if self.machine.rank == 0:
+                self._save(epoch + 1)
+        return self.history
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the images.
+
+        Returns:
+            loss (mean of the epoch), lr (at its end), images_per_s (of all processes).
+        """
+        seed_epoch(self.seed, epoch, self.machine.rank)
+        if self.machine.world_size > 1:
+            self.loader.sampler.set_epoch(epoch)
+        self.wrapped.train()
+        batches = len(self.loader)
+        total = torch.zeros((), device=self.machine.device)
+        start = time.perf_counter()
+        for i, batch in enumerate(self.loader, start=1):
+            images, labels = to_device(batch, self.machine.device)
+            if self.mixup is not None:
+                images, labels = self.mixup(images, labels)
+            with self.machine.autocast():
+                logits = self.wrapped(images)
+            loss = self.criterion(logits.float(), labels)
+            self._step(loss)
+            self.scheduler.step_update(epoch * batches + i)
+            total += loss.detach()
+            if i % self.log_interval == 0 or i == batches:
+                mean = self.machine.sum(total).item() / self.machine.world_size / i
+                self._check(mean, epoch)
+                logger.info(f"epoch {epoch + 1}, batch {i}/{batches}: loss {mean:.4f}")
+        elapsed = time.perf_counter() - start
+        if self.machine.world_size > 1:
+            # Each process has normalised other images.
+            distribute_bn(self.model, self.machine.world_size, reduce=True)
+        return {
+            "loss": mean,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_s": batches * self.recipe.batch_size / elapsed,
+        }
+
+    def _step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        clip = self.recipe.clip_grad or None
+        parameters = list(self.model.parameters())
+        if self.scaler is not None:
+            self.scaler(loss, self.optimizer, clip_grad=clip, parameters=parameters)
+            return
+        loss.backward()
+        if clip is not None:
+            dispatch_clip_grad(parameters, clip)
+        self.optimizer.step()
+
+    def _check(self, mean: float, epoch: int) -> None:
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"the loss became {mean} in epoch {epoch + 1}; try a smaller --lr (it is "
+                f"{self.recipe.lr:.3g}), more --warmup-epochs, or --amp off. {self.output} holds "
+                f"the checkpoint of the epoch before, if there was one"
+            )
+
+    def _save(self, epochs_done: int) -> None:
+        state = {
+            # Channels last or not, this is for whoever reads the file.
+            "model": {name: x.contiguous() for name, x in self.model.state_dict().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "epoch": epochs_done,
+            "history": self.history,
+            "settings": self.settings,
+        }
+        checkpoint.save(state, self.output / LAST)
+        best = max(self.history, key=lambda row: row["top1"])
+        if best is self.history[-1]:
+            shutil.copyfile(self.output / LAST, self.output / BEST)
+        with open(self.output / "summary.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(self.history[0]))
+            writer.writeheader()
+            writer.writerows(self.history)
+        summary = {"settings": self.settings, "best": best, "epochs": self.history}
+        (self.output / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader, machine: Machine) -> dict[str, float]:
+    """Top-1 and top-5 accuracy, percent, each image counted once.
+
+    Args:
+        model: images to Nxclasses scores; left in eval mode.
+        loader: of :func:`lrformer.pretrain.data.build_loader`, for evaluation.
+        machine: where ``model`` is; the processes share the images.
+    """
+    model.eval()
+    # The sampler gives each process every world_size-th image, and some of them again at the end
+    # so that all have as many; those are not counted.
+    left = len(range(machine.rank, len(loader.dataset), machine.world_size))
+    sums = torch.zeros(3, device=machine.device, dtype=torch.float64)
+    for batch in loader:
+        images, labels = to_device(batch, machine.device)
+        count = min(left, len(labels))
+        if count == 0:
+            break
+        with machine.autocast():
+            logits = model(images)
+        top1, top5 = accuracy(logits[:count].float(), labels[:count], topk=(1, 5))
+        sums += torch.stack([top1, top5, torch.ones_like(top1)]) * count
+        left -= count
+    top1, top5, count = machine.sum(sums).tolist()
+    return {"top1": top1 / count, "top5": top5 / count}
+
+
+def seed_epoch(seed: int, epoch: int, rank: int) -> None:
+    """Seed PyTorch, NumPy and Python, each epoch and process differently."""
+    mixed = np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]
+    random_seed(int(mixed) >> 1)

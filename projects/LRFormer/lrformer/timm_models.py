@@ -1,0 +1,242 @@
+"""LRFormer as timm models for image classification and as plain PyTorch backbones.
+
+Importing this module registers ``lrformer_tiny``, ``_small``, ``_base``, ``_large`` and ``_xlarge``
+with timm; it needs no detectron2::
+
+    import timm, lrformer.timm_models
+    model = timm.create_model("lrformer_tiny", num_classes=10)
+    backbone = timm.create_model("lrformer_tiny", features_only=True, pooled_size=16)
+
+The encoder is :class:`lrformer.layers.LRFormerEncoder`, that of the detectron2 backbone, with the
+same parameter names. Between the last stage and the classifier there is only the pooling, as in the
+released ImageNet models.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import create_classifier
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    register_notrace_module,
+)
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from .layers import LRFormerEncoder
+from .layers.encoder import Stage, init_weights
+from .layers.variants import VARIANTS
+
+# torch.fx sees a stage as one node: what is inside chooses its way by the size of the map.
+register_notrace_module(Stage)
+
+
+class LRFormerClassifier(LRFormerEncoder):
+    """The encoder, global pooling and a linear classifier, with timm's interface.
+
+    Args:
+        in_chans: channels of the image.
+        num_classes: outputs of the classifier; 0 leaves it out.
+        global_pool: timm's name of the pooling before the classifier; "" leaves it out.
+        drop_rate: dropout before the classifier.
+        pooled_size: short side m of the map in which attention is computed: 7 for classification at
+            224x224 (paper, section 3.3), 16 for dense prediction.
+        encoder: further arguments of :class:`lrformer.layers.LRFormerEncoder`.
+
+    Raises:
+        ValueError: as :class:`lrformer.layers.LRFormerEncoder`.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        pooled_size: int = 7,
+        **encoder,
+    ):
+        super().__init__(in_chans, pooled_size=pooled_size, **encoder)
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.num_features = self.head_hidden_size = self.embed_dims[-1]
+        self.feature_info = [
+            {"num_chs": dim, "reduction": 4 << i, "module": f"stages.{i}"}
+            for i, dim in enumerate(self.embed_dims)
+        ]
+        self.head_drop = nn.Dropout(drop_rate)
+        self._build_head(num_classes, global_pool)
+
+    def _build_head(self, num_classes: int, global_pool: str) -> None:
+        self.num_classes = num_classes
+        self.global_pool, self.head = create_classifier(
+            self.num_features, num_classes, pool_type=global_pool
+        )
+        self.head.apply(init_weights)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the layer scales. What else has one dimension, timm leaves out by itself."""
+        return {name for name, _ in self.named_parameters() if name.endswith(".gamma")}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that group parameters by depth: by stage if ``coarse``, else by block."""
+        if coarse:
+            return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
+        return {
+            "stem": r"^stem",
+            "blocks": [
+                # The first to run in a stage, so of one depth with its first block.
+                (r"^stages\.(\d+)\.(?:embed|pyramid_convs)", (0,)),
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            ],
+        }
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier of ``num_classes`` outputs, and another pooling where one is given."""
+        pool = self.global_pool.pool_type if global_pool is None else global_pool
+        like = self.stem.conv1.weight
+        self._build_head(num_classes, pool)
+        self.head.to(device=like.device, dtype=like.dtype)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps of some stages, and that of the last one that was computed.
+
+        Args:
+            x: Nx``in_chans``xHxW, normalised.
+            indices: of the stages; an integer n means the last n, None means all.
+            norm: has no effect: no norm follows a stage.
+            stop_early: do not compute the stages after the last wanted one.
+            output_fmt: only "NCHW".
+            intermediates_only: return just the list.
+
+        Raises:
+            ValueError: another output format.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt is {output_fmt!r}; LRFormer's maps are NCHW")
+        take, last = feature_take_indices(len(self.stages), indices)
+        maps = self.forward_stages(x, last + 1 if stop_early else None)
+        wanted = [maps[i] for i in take]
+        return wanted if intermediates_only else (maps[-1], wanted)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Remove the stages after the last of ``indices``, and the classifier.
+
+        Returns:
+            The indices, counted from 0.
+        """
+        take, last = feature_take_indices(len(self.stages), indices)
+        pruned = last + 1 < len(self.stages)
+        self.stages = self.stages[: last + 1]
+        self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_head or pruned:
+            self.reset_classifier(0, "")
+        return take
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Nx``in_chans``xHxW, normalised, to the last stage's map, of stride 32."""
+        return self.forward_stages(x)[-1]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last stage's map to Nx``num_classes``; ``pre_logits`` stops before the classifier."""
+        x = self.head_drop(self.global_pool(x))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Names of a weights file as timm reads it, to those of :class:`LRFormerClassifier`.
+
+    It may be one of tools/pretrain_imagenet.py, one of the authors' ImageNet files, or a
+    segmentation checkpoint of either, whose head is left out.
+    """
+    # Not above: models can be built where what reads files is not installed.
+    from .checkpoint.layouts import to_ours
+
+    weights = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    head = {name: value for name, value in weights.items() if name.startswith("head.")}
+    ours = to_ours({name: value for name, value in weights.items() if name not in head}).tensors
+    prefix = "backbone."
+    backbone = {k.removeprefix(prefix): v for k, v in ours.items() if k.startswith(prefix)}
+    return backbone | head
+
+
+def _create(variant: str, pretrained: bool, **kwargs) -> nn.Module:
+    return build_model_with_cfg(
+        LRFormerClassifier,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
+        **{**VARIANTS[variant], **kwargs},
+    )
+
+
+def _cfg() -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv1",
+        "classifier": "head",
+        "license": "apache-2.0",
+    }
+
+
+# timm finds this by its name when the models below register themselves.
+default_cfgs = generate_default_cfgs({f"{variant}.untrained": _cfg() for variant in VARIANTS})
+
+
+@register_model
+def lrformer_tiny(pretrained: bool = False, **kwargs) -> nn.Module:
+    return _create("lrformer_tiny", pretrained, **kwargs)
+
+
+@register_model
+def lrformer_small(pretrained: bool = False, **kwargs) -> nn.Module:
+    return _create("lrformer_small", pretrained, **kwargs)
+
+
+@register_model
+def lrformer_base(pretrained: bool = False, **kwargs) -> nn.Module:
+    return _create("lrformer_base", pretrained, **kwargs)
+
+
+@register_model
+def lrformer_large(pretrained: bool = False, **kwargs) -> nn.Module:
+    return _create("lrformer_large", pretrained, **kwargs)
+
+
+@register_model
+def lrformer_xlarge(pretrained: bool = False, **kwargs) -> nn.Module:
+    return _create("lrformer_xlarge", pretrained, **kwargs)

@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Pre-train LRFormer's backbone on ImageNet; ``--help`` shows how."""
+
+import sys
+
+from lrformer.pretrain.run import main
+
+if __name__ == "__main__":
+    sys.exit(main())
