@@ -1,30 +1,14 @@
 from itertools import chain
-from pathlib import Path
 
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
-from lrformer import load_cfg
-
-_CONFIG = Path(__file__).parents[2] / "configs" / "models" / "lrformer_plus_t.yaml"
 _DATASET = "inference_test_things"
-_TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.LRFORMER.EMBED_DIMS": [8, 16, 24, 32],
-    "MODEL.LRFORMER.DEPTHS": [1, 1, 1, 1],
-    "MODEL.LRFORMER.NUM_HEADS": [1, 2, 2, 4],
-    "MODEL.LRFORMER.MLP_RATIOS": [2, 2, 2, 2],
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
-    "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
-    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,
+_OPTS = {
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 3,
-    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
-    "MODEL.MASK_FORMER.NHEADS": 4,
-    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 64,
     "MODEL.MASK_FORMER.DEC_LAYERS": 2,
-    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 10,
     "DATASETS.TEST": (_DATASET,),
     "DATASETS.TRAIN": (),
 }
@@ -32,7 +16,7 @@ _KEYS = {"sem_seg": "SEMANTIC_ON", "instances": "INSTANCE_ON", "panoptic_seg": "
 
 
 @pytest.fixture
-def plus_cfg():
+def plus_cfg(tiny_cfg):
     """Makes the config of a small LRFormer+ with three classes that predicts the given tasks."""
     MetadataCatalog.pop(_DATASET, None)
     names = ["road", "car", "person"]
@@ -45,7 +29,7 @@ def plus_cfg():
 
     def make(*tasks, opts=()):
         keys = {f"MODEL.MASK_FORMER.TEST.{key}": task in tasks for task, key in _KEYS.items()}
-        return load_cfg(_CONFIG, [*chain(*_TINY.items(), *keys.items()), *opts])
+        return tiny_cfg(*chain(*_OPTS.items(), *keys.items()), *opts)
 
     yield make
     MetadataCatalog.pop(_DATASET, None)

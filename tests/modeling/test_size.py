@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lrformer import load_cfg
-from lrformer.analysis import build_for_counting, count_flops, count_parameters
+from lrformer.analysis import build_for_counting, count, count_flops, count_parameters
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -56,3 +56,9 @@ def test_pooled_sizes_of_table_7(size, flops):
 def test_head_widths_of_table_11(width, flops):
     model = build("ade20k/lrformer_s.yaml", "MODEL.SEM_SEG_HEAD.CONVS_DIM", width)
     assert count_flops(model, 512, 512)[""] / 1e9 == pytest.approx(flops, rel=0.05)
+
+
+def test_attention_of_table_12():
+    counts = count(build("ade20k/lrformer_s.yaml"), 512, 512)
+    assert counts.total / 1e9 == pytest.approx(40.0, rel=0.01)
+    assert counts.attention / 1e9 == pytest.approx(0.8, abs=0.05)  # the paper gives one decimal

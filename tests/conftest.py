@@ -1,3 +1,5 @@
+"""A small LRFormer+ for tests in any folder."""
+
 from itertools import chain
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from detectron2.structures import Instances
 
 from lrformer import load_cfg
 
-CONFIG = Path(__file__).parents[2] / "configs" / "models" / "lrformer_plus_t.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "models" / "lrformer_plus_t.yaml"
 TINY = {
     "MODEL.DEVICE": "cpu",
     "MODEL.LRFORMER.EMBED_DIMS": [8, 16, 24, 32],
