@@ -31,6 +31,12 @@ TINY = {
 
 
 @pytest.fixture
+def tiny_opts():
+    """The overrides that make LRFormer+ small."""
+    return dict(TINY)
+
+
+@pytest.fixture
 def tiny_cfg():
     """Makes a config of LRFormer+ with few channels, layers, queries and five classes."""
     return lambda *opts: load_cfg(CONFIG, [*chain(*TINY.items()), *opts])
