@@ -159,6 +159,7 @@ def _rates(cfg, iterations):
 
 def test_the_plain_recipe_warms_up_and_then_decays_to_zero(cfg):
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    cfg.SOLVER.POLY_LR_POWER = 1.0
     cfg.SOLVER.BASE_LR = 6e-5
     cfg.SOLVER.WARMUP_FACTOR = 1e-6
     cfg.SOLVER.WARMUP_ITERS = 4

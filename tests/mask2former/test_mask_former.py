@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
+from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, PolygonMasks
 from detectron2.utils.events import EventStorage
 
@@ -298,10 +298,19 @@ def test_wrong_configuration_names_the_key(tiny, key, value, message):
 
 
 def test_published_yaml_keys_are_understood(tiny_cfg, tmp_path):
-    # The part of its ADE20K file below the backbone, as published.
+    # Its ADE20K file for a ResNet, without what is detectron2's own.
     text = """
 MODEL:
   META_ARCHITECTURE: "MaskFormer"
+  BACKBONE:
+    FREEZE_AT: 0
+    NAME: "build_resnet_backbone"
+  RESNETS:
+    DEPTH: 50
+    STEM_TYPE: "basic"
+    STRIDE_IN_1X1: False
+    OUT_FEATURES: ["res2", "res3", "res4", "res5"]
+    RES5_MULTI_GRID: [1, 1, 1]
   SEM_SEG_HEAD:
     NAME: "MaskFormerHead"
     CONVS_DIM: 256
@@ -338,7 +347,16 @@ MODEL:
       PANOPTIC_ON: False
       OVERLAP_THRESHOLD: 0.8
       OBJECT_MASK_THRESHOLD: 0.8
+SOLVER:
+  OPTIMIZER: "ADAMW"
+  LR_SCHEDULER_NAME: "WarmupPolyLR"
+  BACKBONE_MULTIPLIER: 0.1
 INPUT:
+  CROP:
+    SINGLE_CATEGORY_MAX_AREA: 1.0
+  COLOR_AUG_SSD: True
+  SIZE_DIVISIBILITY: 512
+  DATASET_MAPPER_NAME: "mask_former_semantic"
   IMAGE_SIZE: 1024
   MIN_SCALE: 0.1
   MAX_SCALE: 2.0
@@ -349,7 +367,9 @@ INPUT:
     same = tiny_cfg()
     same.merge_from_file(str(CONFIGS / "Base-LRFormer-Plus.yaml"))
     assert cfg.MODEL.MASK_FORMER == same.MODEL.MASK_FORMER
-    assert "MaskFormerHead" in SEM_SEG_HEADS_REGISTRY
+    assert cfg.SOLVER.POLY_LR_POWER == 0.9  # the published default
+    model = build_model(cfg)  # a ResNet's features fit the decoder
+    assert model.sem_seg_head.pixel_decoder.input_proj[0][0].in_channels == 2048
 
 
 def test_sampling_at_points_is_bilinear_interpolation_of_the_whole_map(sample):

@@ -166,7 +166,7 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.HEAD_MULTIPLIER = 1.0  # learning rate of everything else, relative to BASE_LR
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
-    cfg.SOLVER.POLY_LR_POWER = 1.0  # for LR_SCHEDULER_NAME "WarmupPolyLR"
+    cfg.SOLVER.POLY_LR_POWER = 0.9  # for LR_SCHEDULER_NAME "WarmupPolyLR"
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
     # Data type of SOLVER.AMP.ENABLED: "bfloat16", "float16", or "auto": bfloat16 where the device
     # computes in it, else float16 on a GPU and float32 on a CPU.

@@ -21,6 +21,10 @@ def add_mask_former_config(cfg: CN) -> CN:
 
 
 def _add_model(cfg: CN) -> None:
+    # Of DeepLab's ResNet; the published files set them, without effect, for detectron2's.
+    cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"
+    cfg.MODEL.RESNETS.RES4_DILATION = 1
+    cfg.MODEL.RESNETS.RES5_MULTI_GRID = [1, 2, 4]
     cfg.MODEL.MASK_FORMER = CN()
     # Losses: whether every decoder layer has them, weights (also in the matching cost), and the
     # weight of "no object" in the classification loss.
