@@ -82,6 +82,7 @@ def tiny_config(output: Path):
     cfg.SOLVER.MAX_ITER = 6
     cfg.SOLVER.BASE_LR = 0.01
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    cfg.SOLVER.POLY_LR_POWER = 1.0
     cfg.SOLVER.WARMUP_ITERS = 2
     cfg.SEED = 3
     cfg.OUTPUT_DIR = str(output)
