@@ -1,9 +1,11 @@
 """The parts of LRFormer in plain PyTorch; nothing here imports detectron2."""
 
-from .block import FeedForward, LRFormerBlock
+from .block import LRFormerBlock
 from .embed import PatchEmbed, Stem
 from .encoder import LRFormerEncoder
-from .lrsa import LowResolutionSelfAttention, pooled_shape, scaled_pyramid
+from .feed_forward import FeedForward
+from .lrsa import LowResolutionSelfAttention, scaled_pyramid
+from .pooling import pooled_shape
 
 __all__ = [
     "FeedForward",

@@ -5,33 +5,9 @@ from collections.abc import Callable, Sequence
 from timm.layers import DropPath, LayerNorm2d, LayerScale2d
 from torch import Tensor, nn
 
-from .lrsa import LowResolutionSelfAttention, resize
-
-
-def depthwise_conv(dim: int) -> nn.Conv2d:
-    return nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
-
-
-class FeedForward(nn.Module):
-    """1x1 convolution to ``hidden_dim``, GELU, y + 3x3 depth-wise convolution of y, 1x1 back.
-
-    Args:
-        dim, hidden_dim: channels outside and inside.
-        conv: False leaves the depth-wise convolution out (paper, Tab. 9).
-    """
-
-    def __init__(self, dim: int, hidden_dim: int, conv: bool = True):
-        super().__init__()
-        self.fc1 = nn.Conv2d(dim, hidden_dim, kernel_size=1)
-        self.act = nn.GELU()
-        self.dwconv = depthwise_conv(hidden_dim) if conv else None
-        self.fc2 = nn.Conv2d(hidden_dim, dim, kernel_size=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.fc1(x))
-        if self.dwconv is not None:
-            x = x + self.dwconv(x)
-        return self.fc2(x)
+from .feed_forward import FeedForward, depthwise_conv
+from .lrsa import LowResolutionSelfAttention
+from .pooling import resize
 
 
 class LRFormerBlock(nn.Module):

@@ -7,8 +7,9 @@ from timm.layers import calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .block import LRFormerBlock, depthwise_conv
+from .block import LRFormerBlock
 from .embed import PatchEmbed, Stem
+from .feed_forward import depthwise_conv
 
 
 class Stage(nn.Module):

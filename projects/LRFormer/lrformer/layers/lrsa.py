@@ -6,37 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def pooled_shape(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width of a map pooled so that its short side is ``short_side``, aspect kept.
-
-    The long side is round(long * short_side / short + 0.001), as in the released models. A map that
-    is already that small keeps its size: pooling is omitted there (paper, section 4.4).
-    """
-    short, long = (height, width) if height <= width else (width, height)
-    if short <= short_side:
-        return height, width
-    # The rounding above in integers, which tracers follow when the size is symbolic.
-    long_side = (1000 * long * short_side + 501 * short) // (1000 * short)
-    return (short_side, long_side) if height <= width else (long_side, short_side)
+from .pooling import average_pools, resize
 
 
 def scaled_pyramid(pyramid_sizes: Sequence[int], pooled_size: int) -> list[int]:
     """Short sides of the key/value pyramid for ``pooled_size``, from those for a size of 16."""
     return [max(1, round(size * pooled_size / 16 + 0.001)) for size in pyramid_sizes]
-
-
-def resize(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Bilinear resize (align_corners=False) of an NxCxHxW map to ``shape`` = (height, width)."""
-    if x.shape[-2:] == tuple(shape):
-        return x
-    return F.interpolate(x, size=tuple(shape), mode="bilinear", align_corners=False)
-
-
-def _pool(x: Tensor, short_side: int) -> Tensor:
-    height, width = x.shape[-2:]
-    shape = pooled_shape(height, width, short_side)
-    return x if shape == (height, width) else F.adaptive_avg_pool2d(x, shape)
 
 
 def _tokens(x: Tensor) -> Tensor:
@@ -86,9 +61,8 @@ class LowResolutionSelfAttention(nn.Module):
         Returns:
             NxCxhxw with (h, w) = ``pooled_shape(H, W, pooled_size)``, in channels-last memory.
         """
-        pooled = _pool(x, self.pooled_size)
+        pooled, *levels = average_pools(x, [self.pooled_size, *self.pyramid])
         n, c, h, w = pooled.shape
-        levels = [_pool(x, size) for size in self.pyramid]
         if pyramid_convs is not None:
             levels = [p + conv(p) for p, conv in zip(levels, pyramid_convs, strict=True)]
         context = self.norm(torch.cat([_tokens(p) for p in levels], dim=1))

@@ -1,6 +1,6 @@
 """The plain model's head (paper, section 3.3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ...layers import LRFormerBlock
 from ...layers.encoder import init_weights
-from ...layers.lrsa import resize
+from ...layers.pooling import resize
 from ..norm import norm_layer
+from .loss import upsampled_cross_entropy
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -78,10 +79,10 @@ class LRHead(nn.Module):
                 norm=norm,
             )
 
-        in_dims = [shape.channels for _, shape in shapes]
-        self.squeeze1 = squeeze(sum(in_dims))
+        self.in_dims = [shape.channels for _, shape in shapes]
+        self.squeeze1 = squeeze(sum(self.in_dims))
         self.block1 = block()
-        self.squeeze2 = squeeze(channels + in_dims[-1])
+        self.squeeze2 = squeeze(channels + self.in_dims[-1])
         self.block2 = block()
         self.dropout = nn.Dropout2d(dropout)
         self.predictor = nn.Conv2d(channels, num_classes, kernel_size=1)
@@ -128,16 +129,17 @@ class LRHead(nn.Module):
     def layers(self, features: dict[str, Tensor]) -> Tensor:
         """Raw logits, NxKxhxw, at the stride of the finest feature."""
         maps = [features[name] for name in self.in_features]
-        shape = maps[0].shape[-2:]
-        maps = [resize(x, shape) for x in maps]
-        x = self.block1(self.squeeze1(torch.cat(maps, dim=1)))
-        x = self.block2(self.squeeze2(torch.cat([x, maps[-1]], dim=1)))
+        if torch.jit.is_tracing():
+            # Multiply-adds are published, and counted here, with the maps resized first.
+            maps = [resize(x, maps[0].shape[-2:]) for x in maps]
+        x = self.block1(_squeeze(self.squeeze1, maps))
+        x = self.block2(_squeeze(self.squeeze2, [x, maps[-1]]))
         return self.predictor(self.dropout(x))
 
     def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Cross-entropy over the labelled pixels of the batch; 0 where there is none."""
-        logits = self._upsample(logits.float())
-        loss = F.cross_entropy(logits, targets, ignore_index=self.ignore_value, reduction="sum")
+        stride, ignored = self.common_stride, self.ignore_value
+        loss = upsampled_cross_entropy(logits.float(), targets, stride, ignored)
         labelled = (targets != self.ignore_value).sum().clamp(min=1)
         return {"loss_sem_seg": self.loss_weight * loss / labelled}
 
@@ -145,3 +147,19 @@ class LRHead(nn.Module):
         return F.interpolate(
             logits, scale_factor=self.common_stride, mode="bilinear", align_corners=False
         )
+
+
+def _squeeze(squeeze: Conv2d, maps: Sequence[Tensor]) -> Tensor:
+    """``squeeze`` of the maps, resized to the first one's size and concatenated.
+
+    A 1x1 convolution commutes with resizing: each map's share of it is computed at its own size,
+    except while tracing, when the maps come resized.
+    """
+    if torch.jit.is_tracing():
+        return squeeze(torch.cat(maps, dim=1))
+    shape = maps[0].shape[-2:]
+    weights = squeeze.weight.split([x.shape[1] for x in maps], dim=1)
+    x, *others = (F.conv2d(x, weight) for x, weight in zip(maps, weights, strict=True))
+    for other in others:
+        x = x + resize(other, shape)
+    return squeeze.activation(squeeze.norm(x))

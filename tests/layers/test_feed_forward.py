@@ -1,0 +1,37 @@
+import copy
+
+import pytest
+import torch
+
+from lrformer.layers import FeedForward, feed_forward, onednn
+
+
+@pytest.mark.skipif(not onednn.usable(torch.zeros(1, 1, 1, 1)), reason="needs oneDNN")
+@pytest.mark.parametrize("conv", [True, False])
+@pytest.mark.parametrize("part_bytes", [1 << 14, 1 << 23])
+def test_in_parts_equals_all_at_once_forward_and_backward(monkeypatch, conv, part_bytes):
+    """Float32 on a CPU takes its own way through the hidden channels; float64 PyTorch's."""
+    monkeypatch.setattr(feed_forward, "_PART_BYTES", part_bytes)
+    torch.manual_seed(0)
+    ffn = FeedForward(20, 100, conv=conv)
+    for parameter in ffn.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    oracle = copy.deepcopy(ffn).double()
+    x = torch.randn(2, 20, 17, 13)
+    weight = torch.randn(2, 20, 17, 13)
+    results = []
+    for module, image in ((ffn, x.clone()), (oracle, x.double())):
+        image.requires_grad_()
+        out = module(image)
+        (out * weight).sum().backward()
+        results.append([out, image.grad, *(p.grad for p in module.parameters())])
+    for found, expected in zip(*results, strict=True):
+        assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.skipif(not onednn.usable(torch.zeros(1, 1, 1, 1)), reason="needs oneDNN")
+def test_hidden_maps_are_not_kept_for_the_backward_pass():
+    ffn, saved = FeedForward(8, 64), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        ffn(torch.randn(1, 8, 32, 32, requires_grad=True))
+    assert max(t.numel() for t in saved) == 8 * 32 * 32
