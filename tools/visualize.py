@@ -10,6 +10,7 @@ from detectron2.utils.logger import setup_logger
 
 from lrformer import Predictor
 from lrformer.inference import TASK_KEYS, TaskError, predicted_tasks
+from lrformer.inference.options import DTYPES
 from lrformer.modeling.build import inference_cfg, load_model
 from lrformer.visualization import (
     DrawJob,
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     setup_logger(name="lrformer")
     try:
-        cfg = inference_cfg(args.config_file, args.weights, args.device, args.opts)
+        opts = [*args.opts, *_runtime(args)]
+        cfg = inference_cfg(args.config_file, args.weights, args.device, opts)
         task = _task(args, predicted_tasks(cfg))
         sources, problems = _sources(args, task)
     except (OSError, ValueError) as error:
@@ -89,6 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result.drawn == 0:
         return 2
     return 1 if skipped else 0
+
+
+def _runtime(args: argparse.Namespace) -> list[str]:
+    """The overrides that --dtype and --compile stand for."""
+    dtype = ["TEST.RUNTIME.DTYPE", args.dtype] if args.dtype else []
+    return dtype + (["TEST.RUNTIME.COMPILE", "True"] if args.compile else [])
 
 
 def _task(args: argparse.Namespace, predicted: tuple[str, ...] | None) -> str:
@@ -140,6 +148,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights", metavar="FILE", help="checkpoint; or MODEL.WEIGHTS FILE among the overrides"
     )
     model.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU if there is one")
+    model.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="what to compute in; auto: bfloat16 where the device has it, which is faster and "
+        "rounds more; default: float32, or TEST.RUNTIME.DTYPE of the config",
+    )
+    model.add_argument(
+        "--compile",
+        action="store_true",
+        help="with torch.compile: the first images take minutes, so for many images",
+    )
     model.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config"
     )

@@ -160,8 +160,11 @@ def test_a_wrong_label_or_size_names_the_file(dataset, cfg):
     evaluator.reset()
     with pytest.raises(DatasetError, match="label_0.png: found label 7; expected 0..4"):
         evaluator.process([{"file_name": "0.jpg"}], [{"sem_seg": _scores([[0, 1]])}])
+        evaluator.evaluate()
+    evaluator.reset()
     with pytest.raises(DatasetError, match="label_1.png: the label map is 2x1, .* 1.jpg 3x1"):
         evaluator.process([{"file_name": "1.jpg"}], [{"sem_seg": _scores([[0, 1, 1]])}])
+        evaluator.evaluate()
 
 
 def test_an_unknown_kind_of_dataset_is_told_with_the_known_ones(dataset, cfg):

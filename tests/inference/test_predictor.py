@@ -1,5 +1,7 @@
 """The predictor: what the model sees, what comes out, and what is refused."""
 
+import itertools
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import nn
 from lrformer import Predictor, add_lrformer_config
 from lrformer.data import DatasetError, SemSegMapper
 from lrformer.inference import SemanticTTA, SlidingWindow
+from lrformer.inference.ahead import map_ahead
 
 
 class Brightest(nn.Module):
@@ -145,18 +148,65 @@ def test_many_images_give_what_each_gives_alone_and_are_taken_one_by_one():
             taken.append(number)
             yield image
 
-    for batch_size, batches in ((1, [1, 1, 1, 1, 1]), (2, [2, 1, 1, 1])):
+    for batch_size, ahead, batches in (
+        (1, 0, [1, 1, 1, 1, 1]),
+        (2, 0, [2, 1, 1, 1]),
+        (1, 2, [1, 1, 1, 1, 1]),
+        (2, 4, [2, 1, 1, 1]),
+    ):
         model = Brightest()
         predictor = Predictor(model=model)
         taken.clear()
-        results = predictor.predict_many(stream(), batch_size)
+        results = predictor.predict_many(stream(), batch_size, ahead)
         first = next(results)
-        assert len(taken) <= batch_size + 1
+        assert len(taken) <= batch_size + 1 + ahead
         results = [first, *results]
         # Images of different sizes are never padded into one batch.
         assert [len(batch) for batch in model.batches] == batches
         for image, result in zip(images, results, strict=True):
             assert np.array_equal(result, image.argmax(axis=2))
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_of_many_files_a_broken_one_is_named_after_the_results_before_it(tmp_path, ahead):
+    files = [tmp_path / f"{number}.png" for number in range(6)]
+    for number, file in enumerate(files):
+        Image.fromarray(make_image(seed=number)).save(file)
+    files[3].write_text("not an image")
+    results = Predictor(model=Brightest()).predict_many(iter(files), ahead=ahead)
+    for number in range(3):
+        assert np.array_equal(next(results), make_image(seed=number).argmax(axis=2))
+    with pytest.raises(DatasetError, match=r"3\.png"):
+        next(results)
+
+
+def test_work_ahead_is_bounded_and_ends_with_its_consumer():
+    running, most = set(), 0
+
+    def work(number):
+        nonlocal most
+        running.add(threading.get_ident())
+        most = max(most, number)
+        return number
+
+    results = map_ahead(work, itertools.count(), ahead=3, workers=2)
+    for number in range(10):
+        assert next(results) == number
+        assert most <= number + 3
+    results.close()
+    assert threading.get_ident() not in running and len(running) <= 2
+    assert not any(thread.ident in running for thread in threading.enumerate())
+
+
+def test_what_a_source_of_images_raises_comes_after_its_images():
+    def camera():
+        yield make_image()
+        raise OSError("unplugged")
+
+    results = Predictor(model=Brightest()).predict_many(camera())
+    assert next(results).shape == (37, 53)
+    with pytest.raises(OSError, match="unplugged"):
+        next(results)
 
 
 def test_the_configs_windows_and_augmentation_are_applied(cfg):

@@ -182,6 +182,18 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.SLIDING_WINDOW.CROP_SIZE = [1024, 1024]  # height, width
     cfg.TEST.SLIDING_WINDOW.STRIDE = [768, 768]
     cfg.TEST.SLIDING_WINDOW.BATCH_SIZE = 1  # windows of an image in one forward pass
+    # How the model runs when it is evaluated and when it predicts: see lrformer.inference.options,
+    # which also says what each costs. With the defaults scores are float32's.
+    cfg.TEST.RUNTIME = CN()
+    cfg.TEST.RUNTIME.FUSE = True  # fold norms, residuals and scales into neighbouring weights
+    cfg.TEST.RUNTIME.CHANNELS_LAST = True  # weights in the memory format of the maps
+    # "float32"; "bfloat16", "float16" (GPUs only): mixed precision, as SOLVER.AMP.DTYPE; "auto":
+    # bfloat16 where the device computes in it, else float16 on a GPU and float32 on a CPU.
+    cfg.TEST.RUNTIME.DTYPE = "float32"
+    # torch.compile: the first images take minutes, in a training those of every evaluation.
+    cfg.TEST.RUNTIME.COMPILE = False
+    # Record the GPU's work once for each size of image and replay it: for images of a few sizes.
+    cfg.TEST.RUNTIME.CUDA_GRAPHS = False
     # TEST.AUG (detectron2's keys) is multi-scale and flip test-time augmentation.
     # Also write every predicted segment as COCO run-length encoding: slow and large.
     cfg.TEST.SAVE_PREDICTIONS = False

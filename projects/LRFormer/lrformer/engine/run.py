@@ -16,6 +16,7 @@ from torch import nn
 
 from lrformer.config import ConfigError, find_config, load_cfg
 from lrformer.evaluation import BEST_METRICS, RESULTS_FILES, evaluated_tasks, output_folder
+from lrformer.inference import RuntimeOptions
 from lrformer.modeling.build import check_weights_exist, load_model
 
 from .machine import adapt_to_machine, check_num_gpus
@@ -33,6 +34,9 @@ Examples:
   evaluate:
     train_net.py --config-file camvid/lrformer_t.yaml --eval-only \\
         MODEL.WEIGHTS output/camvid/model_best.pth
+  evaluate faster, in bfloat16 where the device has it (see TEST.RUNTIME in config.py):
+    train_net.py --config-file camvid/lrformer_t.yaml --eval-only \\
+        MODEL.WEIGHTS output/camvid/model_best.pth TEST.RUNTIME.DTYPE auto
   eight GPUs:
     train_net.py --config-file ade20k/lrformer_s.yaml --num-gpus 8
 
@@ -89,6 +93,8 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     _set_up(cfg, args)
     adapt_to_machine(cfg)
     cfg.freeze()
+    if cfg.DATASETS.TEST:
+        _prepared(_check_runtime, cfg, args.resume)
     if args.eval_only:
         results = Trainer.test(cfg, _prepared(_model_to_evaluate, cfg, args.resume))
     else:
@@ -174,6 +180,11 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
         for handler, level in zip(terminal, levels, strict=True):
             handler.setLevel(level)
     logger.info(f"the environment and the whole config are in {Path(cfg.OUTPUT_DIR) / 'log.txt'}")
+
+
+def _check_runtime(cfg: CfgNode, resume: bool) -> None:
+    """Whether the evaluation, perhaps hours later, can run as ``TEST.RUNTIME`` says."""
+    RuntimeOptions.from_cfg(cfg).check(cfg.MODEL.DEVICE)
 
 
 def _trainer(cfg: CfgNode, resume: bool) -> Trainer:

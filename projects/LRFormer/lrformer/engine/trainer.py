@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lrformer.checkpoint import LRFormerCheckpointer
 from lrformer.data import build_test_loader, build_train_loader, verify_dataset
-from lrformer.evaluation import best_metric, build_evaluator
-from lrformer.inference import build_inference_model
+from lrformer.evaluation import PerClassSemSegEvaluator, best_metric, build_evaluator
+from lrformer.inference import ClassMaps, build_inference_model
 
 from .amp import autocast_dtype
 from .hooks import BestCheckpointer, GracefulStop, PeriodicCheckpointer
@@ -217,9 +217,10 @@ class Trainer(DefaultTrainer):
         model: nn.Module,
         evaluators: list[DatasetEvaluator] | None = None,
     ) -> "OrderedDict[str, Any]":
-        """Evaluate on ``DATASETS.TEST``, with sliding windows and augmentation as ``TEST`` says.
+        """Evaluate on ``DATASETS.TEST`` as the keys of ``TEST`` say, and leave ``model`` as it is.
 
-        In float32 whatever ``SOLVER.AMP`` is, so that a checkpoint has the same score everywhere.
+        In ``TEST.RUNTIME.DTYPE``, whatever ``SOLVER.AMP`` is: by default float32, so that a
+        checkpoint has the same score everywhere.
 
         Returns:
             Task -> metric -> value, such as {"sem_seg": {"mIoU": 45.2, …}}; with several test sets
@@ -227,7 +228,17 @@ class Trainer(DefaultTrainer):
         """
         if isinstance(model, DistributedDataParallel):
             model = model.module
-        return super().test(cfg, build_inference_model(cfg, model), evaluators)
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        is_training = model.training
+        model.eval()
+        try:
+            prepared = build_inference_model(cfg, model)
+            if all(isinstance(x, PerClassSemSegEvaluator) for x in evaluators):
+                prepared = ClassMaps(prepared)
+            return super().test(cfg, prepared, evaluators)
+        finally:
+            model.train(is_training)
 
 
 def _training_dtype(cfg: CfgNode) -> torch.dtype | None:

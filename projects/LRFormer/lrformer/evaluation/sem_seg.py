@@ -3,7 +3,8 @@
 import itertools
 import json
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from tabulate import tabulate
 
 from lrformer.data import DatasetError
 from lrformer.data.reading import check_label, read_label
+from lrformer.inference.class_map import argmax
 
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "sem_seg_results.json"
 PREDICTIONS_FILE = "sem_seg_predictions.json"
+
+# Images whose class maps wait for their labels to be read.
+_MAX_WAITING = 4
 
 
 def scores_of(confusion: np.ndarray) -> dict[str, Any]:
@@ -67,6 +72,8 @@ class PerClassSemSegEvaluator(SemSegEvaluator):
     means and, for each class, its name, ``IoU`` and ``ACC``, in percent; null for a class that does
     not occur. The scores are the same under every version of detectron2 (whose definitions of mIoU
     differ for classes that are predicted but not labelled): see :func:`scores_of`.
+
+    Labels are read and counted in a thread, while the model predicts the next images.
     """
 
     def __init__(
@@ -92,36 +99,48 @@ class PerClassSemSegEvaluator(SemSegEvaluator):
         self._confusion = np.zeros((self._num_classes, self._num_classes), dtype=np.int64)
         self._predictions = []
         self._num_images = 0
+        # One thread: what it adds to is read only after it has finished.
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future] = deque()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Count the pixels of a batch.
 
         Args:
             inputs: detectron2 dataset dicts with "file_name".
-            outputs: {"sem_seg": K×H×W scores} an image, at the label map's size.
+            outputs: an image's {"sem_seg_classes": H×W classes} or {"sem_seg": K×H×W scores}, at
+                the label map's size.
 
         Raises:
-            DatasetError: a label is out of range, or prediction and label map differ in size.
+            DatasetError: a label is out of range, or prediction and label map differ in size; here
+                or in a later call, or in :meth:`evaluate`.
         """
         for x, output in zip(inputs, outputs, strict=True):
-            prediction = output["sem_seg"].argmax(dim=0).cpu().numpy()
-            file = self.input_file_to_gt_file[x["file_name"]]
-            label = read_label(file)
-            if label.shape != prediction.shape:
-                raise DatasetError(
-                    f"{file}: the label map is {label.shape[1]}x{label.shape[0]}, the prediction "
-                    f"for {x['file_name']} {prediction.shape[1]}x{prediction.shape[0]} (width x "
-                    "height)"
-                )
-            check_label(label, file, self._num_classes, self._ignore_label)
-            counts = label != self._ignore_label
-            pairs = self._num_classes * prediction[counts].astype(np.int64) + label[counts]
-            self._confusion += np.bincount(pairs, minlength=self._confusion.size).reshape(
-                self._confusion.shape
+            prediction = output.get("sem_seg_classes")
+            if prediction is None:
+                prediction = argmax(output["sem_seg"])
+            task = self._thread.submit(self._count, x["file_name"], prediction.cpu().numpy())
+            self._waiting.append(task)
+            if len(self._waiting) > _MAX_WAITING:
+                self._waiting.popleft().result()
+
+    def _count(self, file_name: str, prediction: np.ndarray) -> None:
+        file = self.input_file_to_gt_file[file_name]
+        label = read_label(file)
+        if label.shape != prediction.shape:
+            raise DatasetError(
+                f"{file}: the label map is {label.shape[1]}x{label.shape[0]}, the prediction "
+                f"for {file_name} {prediction.shape[1]}x{prediction.shape[0]} (width x height)"
             )
-            self._num_images += 1
-            if self._save_predictions:
-                self._predictions.extend(self.encode_json_sem_seg(prediction, x["file_name"]))
+        check_label(label, file, self._num_classes, self._ignore_label)
+        counts = label != self._ignore_label
+        pairs = self._num_classes * prediction[counts].astype(np.int64, copy=False) + label[counts]
+        self._confusion += np.bincount(pairs, minlength=self._confusion.size).reshape(
+            self._confusion.shape
+        )
+        self._num_images += 1
+        if self._save_predictions:
+            self._predictions.extend(self.encode_json_sem_seg(prediction, file_name))
 
     def evaluate(self) -> "OrderedDict[str, dict[str, float]] | None":
         """The scores of all images since :meth:`reset`; also logged and written to files.
@@ -130,6 +149,8 @@ class PerClassSemSegEvaluator(SemSegEvaluator):
             {"sem_seg": {metric: percent}} with detectron2's names of the metrics; None in other
             processes than the main one.
         """
+        while self._waiting:
+            self._waiting.popleft().result()
         if self._distributed:
             gathered = comm.all_gather((self._confusion, self._num_images, self._predictions))
             if not comm.is_main_process():

@@ -5,6 +5,7 @@ import logging
 from detectron2.config import CfgNode
 from torch import nn
 
+from .options import RuntimeOptions, prepare_for_inference
 from .sliding_window import SlidingWindow
 from .tasks import TASK_KEYS, predicted_tasks, tasks_of, wrappers_of
 from .tta import SemanticTTA
@@ -13,19 +14,20 @@ logger = logging.getLogger(__name__)
 
 
 def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Wrap a model as ``TEST.SLIDING_WINDOW.ENABLED`` and ``TEST.AUG.ENABLED`` say.
+    """Run a model as ``TEST.RUNTIME`` says, with ``TEST.SLIDING_WINDOW`` and ``TEST.AUG``.
 
-    With both, every augmented image is predicted by windows. A wrapped model predicts ``sem_seg``
-    only; a warning says so where the model alone predicts more.
+    With both windows and augmentation, every augmented image is predicted by windows. A wrapped
+    model predicts ``sem_seg`` only; a warning says so where the model alone predicts more.
 
     Args:
         cfg: its ``TEST`` keys are used, and ``INPUT.ALIGN_TEST`` for the augmented sizes.
-        model: takes detectron2's inputs and returns ``sem_seg``.
+        model: takes detectron2's inputs and returns ``sem_seg``; in eval mode. It stays as it is.
 
     Returns:
-        A module with the model's interface; the model itself when neither is on.
+        A module with the model's interface.
 
     Raises:
+        RuntimeOptionError: see :func:`~lrformer.inference.options.prepare_for_inference`.
         TaskError: one is on and the model does not predict ``sem_seg``.
     """
     tasks = predicted_tasks(cfg)
@@ -36,6 +38,7 @@ def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
             f"{' and '.join(map(repr, lost))}; set {' and '.join(TASK_KEYS[t] for t in lost)} to "
             "False to save their time"
         )
+    model = prepare_for_inference(model, RuntimeOptions.from_cfg(cfg))
     if cfg.TEST.SLIDING_WINDOW.ENABLED:
         model = SlidingWindow(cfg, model)
     if cfg.TEST.AUG.ENABLED:

@@ -17,9 +17,10 @@ from lrformer.data.mappers import build_test_augmentation
 from lrformer.data.reading import read_image
 from lrformer.modeling.build import inference_cfg, load_model
 
+from .ahead import map_ahead
 from .build import build_inference_model
 from .tasks import check_task, predicted_tasks, tasks_of
-from .wrapper import sem_seg_of
+from .wrapper import class_maps_of, sem_seg_of
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,9 @@ class Predictor:
         device: str | None = None,
         opts: Sequence = (),
     ) -> "Predictor":
-        """Build the model, load its weights, and wrap it as the config's ``TEST`` keys say.
+        """Build the model, load its weights, and run it as the config's ``TEST`` keys say.
+
+        ``TEST.RUNTIME`` chooses its data type, ``torch.compile`` and CUDA graphs.
 
         Args and errors: see :func:`lrformer.build_model`.
         """
@@ -115,7 +118,7 @@ class Predictor:
             TypeError, ValueError: it is no such array, or a file that cannot be read; or the model
                 does not predict ``sem_seg``.
         """
-        return self.scores(image).argmax(dim=0).cpu().numpy()
+        return self._class_maps([self._prepare(image, "sem_seg")])[0]
 
     def scores(self, image: Image) -> Tensor:
         """The scores of every class and pixel: what the model returns, logits or probabilities.
@@ -126,7 +129,9 @@ class Predictor:
         Returns:
             K x H x W tensor on the model's device, at the image's own size.
         """
-        return self._scores([self._prepare(image, "sem_seg")])[0]
+        x = self._prepare(image, "sem_seg")
+        (output,) = self._run([x])
+        return sem_seg_of(output, (x["height"], x["width"]), self.model)
 
     def predict(self, image: Image, *tasks: str) -> dict[str, Any]:
         """All that the model predicts for an image, as detectron2's ``DefaultPredictor`` gives it.
@@ -151,45 +156,57 @@ class Predictor:
         return output
 
     def predict_stream(
-        self, images: Iterable[Image], batch_size: int = 1
+        self, images: Iterable[Image], batch_size: int = 1, ahead: int = 4
     ) -> Iterator[dict[str, Any]]:
         """:meth:`predict` for many images; see :meth:`predict_many` for the order and batches."""
-        for batch in self._batches(images, batch_size):
+        for batch in self._batches(images, batch_size, ahead):
             yield from self._run(batch)
 
-    def predict_many(self, images: Iterable[Image], batch_size: int = 1) -> Iterator[np.ndarray]:
+    def predict_many(
+        self, images: Iterable[Image], batch_size: int = 1, ahead: int = 4
+    ) -> Iterator[np.ndarray]:
         """Class maps of many images, one after the other and in their order.
 
-        Images are taken from ``images`` only as they are needed, so that it may be endless.
+        Images are read and resized in threads while the model runs. They are taken from ``images``
+        only as they are needed, so that it may be endless.
 
         Args:
             images: arrays or paths, as above.
             batch_size: how many go through the model at once. Only neighbours that have the same
                 size after the resize share a batch: padding one to the other's size would change
                 its prediction.
+            ahead: how many images are prepared before the model needs them; with 0 an image is
+                taken when the one before it is done, for a camera.
+
+        Raises:
+            TypeError, ValueError: as for one image, in the place of its class map.
         """
-        for batch in self._batches(images, batch_size, "sem_seg"):
-            yield from (scores.argmax(dim=0).cpu().numpy() for scores in self._scores(batch))
+        for batch in self._batches(images, batch_size, ahead, "sem_seg"):
+            yield from self._class_maps(batch)
 
     def _batches(
-        self, images: Iterable[Image], batch_size: int, *tasks: str
+        self, images: Iterable[Image], batch_size: int, ahead: int, *tasks: str
     ) -> Iterator[list[dict]]:
         batch: list[dict] = []
-        for image in images:
-            x = self._prepare(image, *tasks)
-            if batch and (len(batch) == batch_size or batch[0]["image"].shape != x["image"].shape):
+        try:
+            for x in map_ahead(lambda image: self._prepare(image, *tasks), images, ahead):
+                if batch and batch[0]["image"].shape != x["image"].shape:
+                    yield batch
+                    batch = []
+                batch.append(x)
+                if len(batch) == batch_size:
+                    yield batch
+                    batch = []
+        except Exception:
+            if batch:  # The images before the one at fault.
                 yield batch
-                batch = []
-            batch.append(x)
+            raise
         if batch:
             yield batch
 
-    def _scores(self, batch: list[dict]) -> list[Tensor]:
-        sizes = [(x["height"], x["width"]) for x in batch]
-        return [
-            sem_seg_of(output, size, self.model)
-            for output, size in zip(self._run(batch), sizes, strict=True)
-        ]
+    @torch.inference_mode()
+    def _class_maps(self, batch: list[dict]) -> list[np.ndarray]:
+        return [class_map.cpu().numpy() for class_map in class_maps_of(self.model, batch)]
 
     @torch.inference_mode()
     def _run(self, batch: list[dict]) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""What sliding windows and test-time augmentation have in common."""
+"""What sliding windows and test-time augmentation have in common; class maps of any model."""
 
 import torch
 from torch import Tensor, nn
 
+from .class_map import argmax
 from .tasks import check_task
 
 
@@ -47,6 +48,42 @@ class SemSegWrapper(nn.Module):
         """The model's ``sem_seg`` for each image, K x height x width."""
         outputs = self.model([{"image": x, "height": height, "width": width} for x in images])
         return [sem_seg_of(output, (height, width), self.model) for output in outputs]
+
+
+class ClassMaps(nn.Module):
+    """A model that gives the class of each pixel in place of the scores of all classes.
+
+    It spares :class:`~lrformer.inference.network.PlainSegmentor` the scores at the image's size.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """
+        Args:
+            model: returns ``sem_seg``.
+        """
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
+        """One {"sem_seg_classes": height x width int64} an image."""
+        return [{"sem_seg_classes": x} for x in class_maps_of(self.model, batched_inputs)]
+
+
+def class_maps_of(model: nn.Module, batched_inputs: list[dict]) -> list[Tensor]:
+    """The class maps, height x width int64, that ``model`` predicts for a batch.
+
+    Raises:
+        ValueError: the model returns no ``sem_seg``, or one of another size than asked for.
+    """
+    if hasattr(model, "class_maps"):
+        return model.class_maps(batched_inputs)
+    outputs = model(batched_inputs)
+    return [
+        argmax(sem_seg_of(output, _output_size(x), model))
+        for x, output in zip(batched_inputs, outputs, strict=True)
+    ]
 
 
 def _output_size(x: dict) -> tuple[int, int]:
