@@ -53,8 +53,10 @@ setup(
     ],
     extras_require={
         "dev": ["packaging>=23", "pytest>=8", "ruff>=0.15"],
-        # What LRFormer+ is compared with in tests; without it those are skipped.
+        # What tests and tools/benchmark.py compare with; without it those are left out.
         "peers": ["transformers>=4.45"],
+        # ONNX files from tools/export.py.
+        "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
         "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },
