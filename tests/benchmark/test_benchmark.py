@@ -154,7 +154,6 @@ def test_a_run_from_end_to_end(small_limits):
 @pytest.mark.parametrize("end", ["logits", "scores"])
 @pytest.mark.parametrize(("config", "opts"), [(PLAIN, TINY), (PLUS, TINY_PLUS)])
 def test_variants_agree_with_the_plain_model(config, opts, end):
-    pytest.importorskip("lrformer.inference.fuse")
     case = build_case(config, "fused+channels_last", (64, 96), end=end, opts=opts, batch=2)
     assert case.error < 1e-4
     outputs = case.run()

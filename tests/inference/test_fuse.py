@@ -10,8 +10,7 @@ from torch import nn
 
 import lrformer.timm_models  # noqa: F401 (registers the timm models)
 from lrformer import load_cfg
-from lrformer.inference import SemanticTTA, SlidingWindow
-from lrformer.inference.fuse import fuse
+from lrformer.inference import SemanticTTA, SlidingWindow, fuse
 from lrformer.layers import LRFormerEncoder, onednn
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "models"

@@ -1,6 +1,5 @@
 """tools/export.py as a user runs it."""
 
-
 import pytest
 
 import export as tool

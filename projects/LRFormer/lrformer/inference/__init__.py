@@ -1,6 +1,7 @@
 """Inference on whole images, windows and augmented images; and the predictor."""
 
 from .build import build_inference_model
+from .fusion import fuse
 from .options import RuntimeOptionError, RuntimeOptions, agreement, prepare_for_inference
 from .predictor import Predictor
 from .sliding_window import SlidingWindow
@@ -19,6 +20,7 @@ __all__ = [
     "TaskError",
     "agreement",
     "build_inference_model",
+    "fuse",
     "predicted_tasks",
     "prepare_for_inference",
 ]

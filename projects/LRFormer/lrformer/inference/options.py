@@ -21,6 +21,7 @@ from torch import nn
 from lrformer.layers import LRFormerBlock
 from lrformer.modeling.mask2former.meta_arch import MaskFormer
 
+from .fusion import fuse
 from .network import Network, PlainSegmentor
 
 DTYPES = ("float32", "auto", "bfloat16", "float16")
@@ -35,7 +36,7 @@ class RuntimeOptions:
     """The keys of ``TEST.RUNTIME``.
 
     Attributes:
-        fuse: :func:`lrformer.inference.fuse.fuse` the model; exact up to rounding.
+        fuse: :func:`lrformer.inference.fuse` the model; exact up to rounding.
         channels_last: keep the weights in the memory format that the maps have.
         dtype: "float32", "bfloat16", "float16" or "auto". Convolutions and matrix products are
             computed in it, and logits resized in float32. "auto" is bfloat16 where the device
@@ -127,8 +128,6 @@ def prepare_for_inference(model: nn.Module, options: RuntimeOptions) -> nn.Modul
     options.check(model.device)
     dtype = options.autocast_dtype(model.device)
     if options.fuse and any(isinstance(part, LRFormerBlock) for part in model.modules()):
-        from .fuse import fuse
-
         prepared = fuse(model)
     elif options.channels_last or dtype is not None or not _is_plain(model):
         prepared = copy.deepcopy(model)

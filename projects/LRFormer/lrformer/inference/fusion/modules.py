@@ -1,4 +1,4 @@
-"""The parts of LRFormer as :func:`lrformer.inference.fuse.fuse` rewrites them."""
+"""The parts of LRFormer as :func:`lrformer.inference.fuse` rewrites them."""
 
 import math
 from collections.abc import Sequence
