@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .onednn import Linear
 from .pooling import average_pools, resize
 
 
@@ -45,9 +46,9 @@ class LowResolutionSelfAttention(nn.Module):
         self.num_heads = num_heads
         self.pooled_size = pooled_size
         self.pyramid = scaled_pyramid(pyramid_sizes, pooled_size)
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
 
     def attend(self, x: Tensor, pyramid_convs: Sequence[nn.Module] | None = None) -> Tensor:
