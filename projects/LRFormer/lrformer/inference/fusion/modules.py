@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from timm.layers import LayerNorm2d, LayerScale2d
 from torch import Tensor, nn
 
 from ...layers import LRFormerBlock, PatchEmbed, Stem, onednn
+from ...layers.attention import attention
 from ...layers.feed_forward import feed_forward, with_identity
 from ...layers.onednn import add
 from ...layers.pooling import average_pools, resize
@@ -88,7 +90,9 @@ class ResidualDepthwiseConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
+        # Autocast does not know oneDNN's operators; to switch it off takes as long as a small map.
+        leave = onednn.usable(x) or not torch.is_autocast_enabled(x.device.type)
+        with nullcontext() if leave else torch.autocast(x.device.type, enabled=False):
             return onednn.conv(x, weight, bias, padding=1, groups=weight.shape[0])
 
 
@@ -148,7 +152,7 @@ class FusedAttention(nn.Module):
 
         q = self._heads(self.q(pooled))
         k, v = self.kv(context).chunk(2, dim=1)
-        out = F.scaled_dot_product_attention(q, self._heads(k), self._heads(v), scale=1.0)
+        out = attention(q, self._heads(k), self._heads(v))
         out = out.transpose(1, 2).reshape(n, h, w, -1).permute(0, 3, 1, 2)
         return self.proj(out)
 
