@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from lrformer.modeling.mask2former import grid_sampling, row_sampling
 from lrformer.modeling.mask2former.ms_deform_attn import (
     MSDeformAttn,
     check_backend,
@@ -186,3 +187,29 @@ def test_layer_starts_as_published():
                 torch.testing.assert_close(offsets[head, level, point], expected, atol=1e-5, rtol=0)
     assert layer.sampling_offsets.weight.abs().max() == 0
     assert all(p.abs().max() == 0 for p in layer.attention_weights.parameters())
+
+
+@pytest.mark.parametrize("queries", [5, 4096 + 3])
+def test_rows_of_a_table_and_grid_samples_agree_forward_and_backward(queries):
+    """CPUs take the first way, GPUs and what is recorded the other."""
+    value, locations, weights = (
+        x.requires_grad_() for x in inputs(queries=queries, dtype=torch.float64)
+    )
+    results = []
+    for sample in (row_sampling.sample, grid_sampling.sample):
+        out = sample(value, SHAPES, locations, weights)
+        factor = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+        grads = torch.autograd.grad((out * factor).sum(), (value, locations, weights))
+        results.append((out, *grads))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_positions_that_are_no_numbers_do_not_crash(wrong):
+    """A training that diverges is to end with detectron2's message about its loss."""
+    value, locations, weights = (x.requires_grad_() for x in inputs())
+    with torch.no_grad():
+        locations[0, 0, 0, 0, 0] = wrong
+    out = ms_deform_attn(value, SHAPES, locations, weights, "pytorch")
+    out.sum().backward()
+    assert out[1].isfinite().all()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..engine.amp import cpu_has_bfloat16
 from ..layers import LRFormerBlock
+from ..modeling.mask2former.head import MaskFormerHead
 
 _SDPA = "scaled_dot_product_attention"
 _UPSAMPLING = "upsample_bilinear2d"
@@ -78,9 +79,10 @@ class _PerPixel(nn.Module):
         self.train(model.training)
 
     def forward(self, images: Tensor):
-        outputs = self.sem_seg_head.layers(self.backbone(images))
-        if isinstance(outputs, Tensor):
-            return outputs
+        features = self.backbone(images)
+        if not isinstance(self.sem_seg_head, MaskFormerHead):
+            return self.sem_seg_head.layers(features)
+        outputs = self.sem_seg_head.layers(features, aux=True)
         # The tracer takes no nested dicts.
         layers = [*outputs["aux_outputs"], outputs]
         return [layer[name] for layer in layers for name in ("pred_logits", "pred_masks")]

@@ -20,6 +20,7 @@ from detectron2.structures import ImageList
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from ..layers import onednn
 from ..modeling.mask2former import MaskFormer, ms_deform_attn, transformer_decoder
 from ..modeling.mask2former.criterion import SetCriterion
 from ..modeling.mask2former.matcher import HungarianMatcher
@@ -56,6 +57,20 @@ def _deformable_attention() -> AbstractContextManager:
         return out.view(n, heads * dim, queries).transpose(1, 2).contiguous().to(value.dtype)
 
     return _replaced(ms_deform_attn, "ms_deform_attn", attend)
+
+
+@contextmanager
+def _linear_layers() -> Iterator[None]:
+    """By PyTorch's own matrix product, on CPUs too."""
+
+    def never(x: Tensor, weight: Tensor) -> bool:
+        return False
+
+    with (
+        _replaced(onednn, "computes_linear", never),
+        _replaced(transformer_decoder, "computes_linear", never),
+    ):
+        yield
 
 
 def _mask_resolution() -> AbstractContextManager:
@@ -232,6 +247,7 @@ class Optimisation:
 
 OPTIMISATIONS = {
     "deformable attention": Optimisation(_deformable_attention, STEPS),
+    "linear layers": Optimisation(_linear_layers, STEPS),
     "mask resolution": Optimisation(_mask_resolution, ("inference",)),
     "masked attention": Optimisation(_masked_attention, STEPS),
     "semantic inference": Optimisation(_semantic_inference, ("inference",)),

@@ -23,7 +23,6 @@ from ..export.graph import exportable, mask_scores
 from ..export.onnx import check_packages, write_onnx
 from ..inference.network import Network
 from ..inference.options import RuntimeOptions, prepare_for_inference
-from ..modeling.mask2former.head import MaskFormerHead
 from .peers import PEERS, Peer, build_peer
 
 # What a variant may be made of, joined by "+".
@@ -233,9 +232,7 @@ class _Exported(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = self.backbone(images)
-        # LRFormer+'s intermediate predictions are left out by forward only.
-        layers = self.head if isinstance(self.head, MaskFormerHead) else None
-        layers = layers or getattr(self.head, "layers", self.head)
+        layers = getattr(self.head, "layers", self.head)
         return _outputs(layers(features), images.shape[-2:], self.end)
 
 

@@ -57,20 +57,23 @@ class MaskFormerHead(nn.Module):
         }
 
     def forward(self, features: dict[str, Tensor]) -> dict:
-        """:meth:`layers`, with the intermediate predictions only where they are trained."""
-        return self.layers(features, aux=self.training and self.deep_supervision)
+        """:meth:`layers`."""
+        return self.layers(features)
 
-    def layers(self, features: dict[str, Tensor], aux: bool = True) -> dict:
+    def layers(self, features: dict[str, Tensor], aux: bool | None = None) -> dict:
         """Raw predictions.
 
         Args:
             features: NxCxhxw maps by name.
-            aux: whether to return the predictions before the last layer too.
+            aux: whether to return the predictions before the last layer too; None: where they are
+                trained.
 
         Returns:
             {"pred_logits": NxQx(classes + 1), "pred_masks": NxQxHxW logits at stride 4,
             "aux_outputs": list of the same two for the layers before the last}.
         """
+        if aux is None:
+            aux = self.training and self.deep_supervision
         mask_features, maps = self.pixel_decoder.forward_features(features)
         return self.predictor(maps, mask_features, aux)
 

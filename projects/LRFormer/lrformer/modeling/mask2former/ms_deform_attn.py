@@ -5,17 +5,16 @@
 
 import importlib.util
 import math
-from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from ...layers.onednn import Linear, linear
+from . import grid_sampling, row_sampling
+from .grid_sampling import Shapes
 
 BACKENDS = ("auto", "pytorch", "deformops")
-
-Shapes = Sequence[tuple[int, int]]
 
 
 def ms_deform_attn(
@@ -106,85 +105,13 @@ def _level_table(shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _pytorch(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    n, _, heads, dim = value.shape
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    rows = value.device.type == "cpu" and not recorded
     # Positions lose too much in half precision, and not every device samples in it.
     dtype = torch.promote_types(value.dtype, torch.float32)
-    # Queries last: the sum over points then runs along contiguous memory.
-    grid = (2 * locations.to(dtype) - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
-    factor = weights.to(dtype).permute(3, 0, 2, 4, 1).flatten(1, 2)
-    inputs = value.to(dtype), grid, factor
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        out = _Sample.apply(*inputs, shapes)
-    else:
-        out = _sample(*inputs, shapes)
-    return out.view(n, heads * dim, -1).transpose(1, 2).to(value.dtype)
-
-
-def _maps(value: Tensor, shapes: Shapes) -> Iterator[Tensor]:
-    """The levels of an NxSxMxD value as (NM)xDxHxW maps."""
-    for level, size in zip(value.split([h * w for h, w in shapes], dim=1), shapes, strict=True):
-        yield level.permute(0, 2, 3, 1).unflatten(-1, size).flatten(0, 1)
-
-
-def _grid_sample(maps: Tensor, grid: Tensor) -> Tensor:
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def _sample(value: Tensor, grid: Tensor, factor: Tensor, shapes: Shapes) -> Tensor:
-    """(NM)xDxQ from NxSxMxD, a grid of Lx(NM)xPxQx2 in [-1, 1] and factors of Lx(NM)xPxQ."""
-    out = None
-    for maps, level_grid, level_factor in zip(_maps(value, shapes), grid, factor, strict=True):
-        sampled = _grid_sample(maps, level_grid)
-        points = zip(sampled.unbind(2), level_factor.unsqueeze(1).unbind(2), strict=True)
-        for point, weight in points:
-            out = point * weight if out is None else torch.addcmul(out, point, weight)
-    return out
-
-
-class _Sample(torch.autograd.Function):
-    """:func:`_sample`, whose backward samples again rather than keep the sampled values.
-
-    They are L x P times as large as the output, and by far the cheapest part to compute.
-    """
-
-    @staticmethod
-    def forward(ctx, value: Tensor, grid: Tensor, factor: Tensor, shapes: Shapes) -> Tensor:
-        ctx.save_for_backward(value, grid, factor)
-        ctx.shapes = shapes
-        return _sample(value, grid, factor, shapes)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        value, grid, factor = ctx.saved_tensors
-        needs = list(ctx.needs_input_grad[:2])
-        grad = grad.contiguous()
-        grads_by_channel = grad.unsqueeze(2).unbind(1)
-        grad_maps, grad_grid, grad_factor = [], [], []
-        for maps, level_grid, level_factor in zip(
-            _maps(value, ctx.shapes), grid, factor, strict=True
-        ):
-            maps = maps.contiguous()
-            sampled = _grid_sample(maps, level_grid)
-            # A channel at a time: the product of all is as large as the sampled values.
-            total = torch.zeros_like(level_factor)
-            for channel, channel_grad in zip(sampled.unbind(1), grads_by_channel, strict=True):
-                total.addcmul_(channel, channel_grad)
-            grad_factor.append(total)
-            grad_sampled = torch.mul(grad.unsqueeze(2), level_factor.unsqueeze(1), out=sampled)
-            of_maps, of_grid = torch.ops.aten.grid_sampler_2d_backward(
-                grad_sampled, maps, level_grid, 0, 0, False, needs
-            )
-            grad_grid.append(of_grid)
-            if needs[0]:
-                of_maps = of_maps.unflatten(0, (value.shape[0], value.shape[2]))
-                grad_maps.append(of_maps.flatten(3).permute(0, 3, 1, 2))
-        return (
-            torch.cat(grad_maps, dim=1) if needs[0] else None,
-            torch.stack(grad_grid) if needs[1] else None,
-            torch.stack(grad_factor),
-            None,
-        )
+    sample = row_sampling.sample if rows else grid_sampling.sample
+    out = sample(value.to(dtype), shapes, locations.to(dtype), weights.to(dtype))
+    return out.to(value.dtype)
 
 
 class MSDeformAttn(nn.Module):
@@ -210,10 +137,10 @@ class MSDeformAttn(nn.Module):
         self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
         self.backend = backend
         samples = num_heads * num_levels * num_points
-        self.sampling_offsets = nn.Linear(dim, 2 * samples)
-        self.attention_weights = nn.Linear(dim, samples)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, 2 * samples)
+        self.attention_weights = Linear(dim, samples)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -226,9 +153,9 @@ class MSDeformAttn(nn.Module):
         offsets = offsets.expand(-1, self.num_levels, -1, -1)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(offsets.flatten())
-        for linear in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
         for tensor in (self.sampling_offsets.weight, *self.attention_weights.parameters()):
             nn.init.zeros_(tensor)
 
@@ -253,13 +180,30 @@ class MSDeformAttn(nn.Module):
             NxQxC.
         """
         n, queries, _ = query.shape
-        heads, levels, points = self.num_heads, self.num_levels, self.num_points
-        value = self.value_proj(tokens).view(n, tokens.shape[1], heads, -1)
+        samples = self.num_heads, self.num_levels, self.num_points
+        # All x before all y, unlike in the linear layer, is what row_sampling is fastest with.
+        scale = pixel_sizes.t()[:, None, :, None].expand(-1, *samples).flatten(1)
+        locations = (
+            reference_points[..., None] + self._offsets(query).unflatten(-1, (2, -1)) * scale
+        )
+        locations = locations.view(n, queries, 2, *samples).permute(0, 1, 3, 4, 5, 2)
+        value = self.value_proj(tokens).view(n, tokens.shape[1], self.num_heads, -1)
         # Softmax and positions in float32, under autocast too.
-        weights = self.attention_weights(query).view(n, queries, heads, levels * points)
-        weights = weights.softmax(-1, dtype=reference_points.dtype)
-        weights = weights.view(n, queries, heads, levels, points)
-        offsets = self.sampling_offsets(query).view(n, queries, heads, levels, points, 2)
-        locations = reference_points[:, None, None, None] + offsets * pixel_sizes[:, None]
+        weights = self.attention_weights(query).view(n, queries, self.num_heads, -1)
+        weights = _softmax(weights.to(reference_points.dtype)).view(n, queries, *samples)
         out = ms_deform_attn(value, spatial_shapes, locations, weights, self.backend)
         return self.output_proj(out)
+
+    def _offsets(self, query: Tensor) -> Tensor:
+        """NxQx(2MLP) in pixels, all x before all y."""
+        layer = self.sampling_offsets
+        weight, bias = (x.unflatten(0, (-1, 2)) for x in (layer.weight, layer.bias))
+        return linear(query, weight.transpose(0, 1).flatten(0, 1), bias.t().flatten())
+
+
+def _softmax(x: Tensor) -> Tensor:
+    """Over the last dimension; PyTorch's is slow on CPUs where that is short."""
+    if x.device.type != "cpu" or (torch.is_grad_enabled() and x.requires_grad):
+        return x.softmax(-1)
+    x = (x - x.amax(-1, keepdim=True)).exp_()
+    return x.div_(x.sum(-1, keepdim=True))

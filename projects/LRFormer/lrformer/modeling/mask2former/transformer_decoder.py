@@ -10,7 +10,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ...layers.lrsa import resize
+from ...layers.onednn import Linear, computes_linear, linear
+from ...layers.pooling import resize
 from .position_encoding import sine_position_map
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_MODULE")
@@ -34,7 +35,7 @@ class MultiheadAttention(nn.Module):
         self.num_heads = num_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
@@ -53,7 +54,7 @@ class MultiheadAttention(nn.Module):
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         if allowed is not None:
@@ -109,13 +110,13 @@ class FFNLayer(_Branch):
 
     def __init__(self, dim: int, hidden_dim: int, pre_norm: bool = False):
         super().__init__(dim, pre_norm)
-        self.linear1 = nn.Linear(dim, hidden_dim)
-        self.linear2 = nn.Linear(hidden_dim, dim)
+        self.linear1 = Linear(dim, hidden_dim)
+        self.linear2 = Linear(hidden_dim, dim)
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def branch(self, x: Tensor) -> Tensor:
-        return self.linear2(F.relu(self.linear1(x)))
+        return self.linear2(self.linear1(x, activation="relu"))
 
 
 class MLP(nn.Module):
@@ -124,11 +125,11 @@ class MLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
         super().__init__()
         dims = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = layer(x, activation="relu")
         return self.layers[-1](x)
 
 
@@ -189,7 +190,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
                 weight_init.c2_xavier_fill(self.input_proj[-1])
             else:
                 self.input_proj.append(nn.Identity())
-        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.class_embed = Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
     @classmethod
@@ -291,7 +292,12 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
 def _masks(embedding: Tensor, features: Tensor) -> Tensor:
     """Mask logits NxQxHxW of NxQxC embeddings on NxCxHxW features."""
-    return torch.einsum("nqc,nchw->nqhw", embedding, features)
+    if not computes_linear(embedding, features):
+        return torch.einsum("nqc,nchw->nqhw", embedding, features)
+    # A linear layer with a "weight" a pixel, which lies in channels-last memory as it should.
+    pixels = features.permute(0, 2, 3, 1).flatten(1, 2)
+    masks = torch.stack([linear(x, y) for x, y in zip(embedding, pixels, strict=True)])
+    return masks.unflatten(-1, features.shape[-2:])
 
 
 def _inside(masks: Tensor) -> Tensor:
