@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...layers import onednn
 from ...layers.pooling import resize_matrix
 
 # Of upsampled logits at a time. On a CPU they stay in the cache; a GPU wants larger pieces.
-_BAND_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
+_BAND_ELEMENTS = {"cpu": 3 << 19, "cuda": 1 << 27}
 
 
 def upsampled_cross_entropy(
@@ -56,37 +56,31 @@ def _bands(logits: Tensor, stride: int) -> Iterator[tuple[int, slice, slice]]:
             yield image, slice(start, stop), slice(max(start - 1, 0), min(stop + 1, h))
 
 
-def _upsampled_band(source: Tensor, stride: int, first: int, rows: slice) -> Tensor:
-    """The upsampled logits of ``rows``, of which ``source`` has the first as its row ``first``."""
-    height, width = source.shape[-2:]
-    wanted = slice(first * stride, (first + rows.stop - rows.start) * stride)
-    if source.device.type != "cpu":
-        up = F.interpolate(source, scale_factor=stride, mode="bilinear", align_corners=False)
-        return up[:, :, wanted]
-    # PyTorch's own upsampling takes several times as long as these products, both ways.
-    vertical = resize_matrix(height, height * stride, source.dtype)[wanted]
-    horizontal = resize_matrix(width, width * stride, source.dtype)
-    return vertical @ (source @ horizontal.t())
-
-
 class _UpsampledCrossEntropy(torch.autograd.Function):
+    """Rows outermost, then classes, then columns: resizing is then two products of matrices."""
+
     @staticmethod
     def forward(ctx, logits: Tensor, targets: Tensor, stride: int, ignore_value: int) -> Tensor:
-        # Upsampling and softmax run along rows.
-        logits = logits.detach().contiguous()
-        differentiate = ctx.needs_input_grad[0]
-        grad = torch.zeros_like(logits) if differentiate else None
+        height, width = logits.shape[-2:]
+        vertical, horizontal = (
+            resize_matrix(length, length * stride, logits.dtype).to(logits.device)
+            for length in (height, width)
+        )
+        source = logits.permute(0, 2, 1, 3).contiguous()
+        grad = torch.zeros_like(source) if ctx.needs_input_grad[0] else None
         total = logits.new_zeros(())
         for image, rows, around in _bands(logits, stride):
-            source = logits[image : image + 1, :, around].requires_grad_(differentiate)
-            with torch.set_grad_enabled(differentiate):
-                band = _upsampled_band(source, stride, rows.start - around.start, rows)
-                labels = targets[image : image + 1, rows.start * stride : rows.stop * stride]
-                loss = F.cross_entropy(band, labels, ignore_index=ignore_value, reduction="sum")
-            total += loss.detach()
-            if differentiate:
-                grad[image : image + 1, :, around] += torch.autograd.grad(loss, source)[0]
-        ctx.save_for_backward(grad)
+            wanted = slice(rows.start * stride, rows.stop * stride)
+            weights = vertical[wanted, around]
+            widened = onednn.linear(source[image, around], horizontal)
+            band = weights @ widened.flatten(1)
+            scores = band.unflatten(1, widened.shape[1:])
+            labels = targets[image, wanted]
+            total += _cross_entropy(scores, labels, ignore_value, differentiate=grad is not None)
+            if grad is not None:
+                of_widened = (weights.t() @ band).view_as(widened)
+                grad[image, around] += onednn.linear(of_widened, horizontal.t())
+        ctx.save_for_backward(None if grad is None else grad.permute(0, 2, 1, 3))
         return total
 
     @staticmethod
@@ -94,3 +88,26 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_total: Tensor):
         (grad,) = ctx.saved_tensors
         return grad * grad_total, None, None, None
+
+
+def _cross_entropy(
+    scores: Tensor, labels: Tensor, ignore_value: int, differentiate: bool
+) -> Tensor:
+    """Sum of the cross-entropy over labelled pixels.
+
+    Args:
+        scores: rows x classes x columns, overwritten: by their gradient if ``differentiate``.
+        labels: rows x columns.
+    """
+    labelled = (labels != ignore_value).unsqueeze(1)
+    labels = labels.unsqueeze(1).where(labelled, 0)
+    scores -= scores.amax(1, keepdim=True)
+    of_labels = scores.gather(1, labels)
+    normaliser = scores.exp_().sum(1, keepdim=True)
+    loss = (normaliser.log() - of_labels).where(labelled, 0).sum()
+    if differentiate:
+        # Probabilities, less 1 for the label.
+        labelled = labelled.to(scores.dtype)
+        scores *= labelled / normaliser
+        scores.scatter_add_(1, labels, -labelled)
+    return loss
