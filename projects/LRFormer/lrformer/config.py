@@ -194,6 +194,8 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.RUNTIME.COMPILE = False
     # Record the GPU's work once for each size of image and replay it: for images of a few sizes.
     cfg.TEST.RUNTIME.CUDA_GRAPHS = False
+    # On a CPU, let the process keep the memory that it frees (training always does).
+    cfg.TEST.RUNTIME.KEEP_MEMORY = True
     # TEST.AUG (detectron2's keys) is multi-scale and flip test-time augmentation.
     # Also write every predicted segment as COCO run-length encoding: slow and large.
     cfg.TEST.SAVE_PREDICTIONS = False

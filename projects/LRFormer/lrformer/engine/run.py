@@ -16,6 +16,7 @@ from torch import nn
 
 from lrformer.config import ConfigError, find_config, load_cfg
 from lrformer.evaluation import BEST_METRICS, RESULTS_FILES, evaluated_tasks, output_folder
+from lrformer.host_memory import keep_freed_memory
 from lrformer.inference import RuntimeOptions
 from lrformer.modeling.build import check_weights_exist, load_model
 
@@ -93,6 +94,8 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     _set_up(cfg, args)
     adapt_to_machine(cfg)
     cfg.freeze()
+    if cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
+        keep_freed_memory()
     if cfg.DATASETS.TEST:
         _prepared(_check_runtime, cfg, args.resume)
     if args.eval_only:

@@ -18,6 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import SemanticSegmentor
 from torch import nn
 
+from lrformer.host_memory import keep_freed_memory
 from lrformer.layers import LRFormerBlock
 from lrformer.modeling.mask2former.meta_arch import MaskFormer
 
@@ -44,6 +45,7 @@ class RuntimeOptions:
         compile: run it through ``torch.compile``. Sizes may change: there is one compilation for
             square, one for wide and one for tall images, and for single ones and batches.
         cuda_graphs: record and replay the GPU's work, once for each size of batch.
+        keep_memory: on a CPU, :func:`~lrformer.host_memory.keep_freed_memory` in this process.
     """
 
     fuse: bool = True
@@ -51,6 +53,7 @@ class RuntimeOptions:
     dtype: str = "float32"
     compile: bool = False
     cuda_graphs: bool = False
+    keep_memory: bool = True
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "RuntimeOptions":
@@ -61,6 +64,7 @@ class RuntimeOptions:
             dtype=keys.DTYPE,
             compile=keys.COMPILE,
             cuda_graphs=keys.CUDA_GRAPHS,
+            keep_memory=keys.KEEP_MEMORY,
         )
 
     def check(self, device: torch.device | str) -> None:
@@ -126,6 +130,8 @@ def prepare_for_inference(model: nn.Module, options: RuntimeOptions) -> nn.Modul
     if model.training:
         raise ValueError(f"{type(model).__name__} is in training mode; call .eval() on it first")
     options.check(model.device)
+    if options.keep_memory and torch.device(model.device).type == "cpu":
+        keep_freed_memory()
     dtype = options.autocast_dtype(model.device)
     if options.fuse and any(isinstance(part, LRFormerBlock) for part in model.modules()):
         prepared = fuse(model)
