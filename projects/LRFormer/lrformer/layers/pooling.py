@@ -26,6 +26,8 @@ def resize(x: Tensor, shape: Sequence[int]) -> Tensor:
     """Bilinear resize (align_corners=False) of an NxCxHxW map to ``shape`` = (height, width)."""
     if x.shape[-2:] == tuple(shape):
         return x
+    if _compiled_for_inference(x):
+        return _resize(x, *shape)
     return F.interpolate(x, size=tuple(shape), mode="bilinear", align_corners=False)
 
 
@@ -35,6 +37,8 @@ def average_pools(x: Tensor, short_sides: Sequence[int]) -> list[Tensor]:
     In training on a CPU the pools are matrix products, a pass over the map for all of them together
     in either direction; PyTorch's pools are as fast forward, but many times slower backward.
     """
+    if _compiled_for_inference(x):
+        return _average_pools(x, list(short_sides))
     height, width = x.shape[-2:]
     shapes = [pooled_shape(height, width, side) for side in short_sides]
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
@@ -48,6 +52,51 @@ def average_pools(x: Tensor, short_sides: Sequence[int]) -> list[Tensor]:
         same = shape == tuple(source.shape[-2:])
         pools.append(source if same else F.adaptive_avg_pool2d(source, shape))
     return pools
+
+
+def _compiled_for_inference(x: Tensor) -> bool:
+    """Whether pools and resizing are to be single operators of the graph that is recorded.
+
+    Sizes that may change are symbols in it, and the compiler takes minutes over what pooling and
+    resizing make of them.
+    """
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return False
+    return not (torch.is_grad_enabled() and x.requires_grad)
+
+
+@torch.library.custom_op("lrformer::resize", mutates_args=())
+def _resize(x: Tensor, height: int, width: int) -> Tensor:
+    return _channels_last(resize(x, (height, width)))
+
+
+@_resize.register_fake
+def _(x: Tensor, height: int, width: int) -> Tensor:
+    return _empty_channels_last(x, (height, width))
+
+
+@torch.library.custom_op("lrformer::average_pools", mutates_args=())
+def _average_pools(x: Tensor, short_sides: list[int]) -> list[Tensor]:
+    pools = average_pools(x, short_sides)
+    # An operator may not give back what it got, nor the same twice.
+    return [_channels_last(pool.clone() if pool is x else pool) for pool in pools]
+
+
+@_average_pools.register_fake
+def _(x: Tensor, short_sides: list[int]) -> list[Tensor]:
+    shapes = (pooled_shape(*x.shape[-2:], side) for side in short_sides)
+    return [_empty_channels_last(x, shape) for shape in shapes]
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _empty_channels_last(like: Tensor, shape: Sequence[int]) -> Tensor:
+    shape = (*like.shape[:2], *shape)
+    return torch.empty(
+        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+    )
 
 
 def _coarsest_source(x: Tensor, pools: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
