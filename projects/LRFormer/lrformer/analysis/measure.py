@@ -5,41 +5,32 @@ import os
 import platform
 import re
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Instances
 from torch import Tensor, nn
 
-from ..modeling.mask2former import MaskFormer
 from .memory import in_fresh_process, reset_peak, resident
+from .training_step import DTYPES, StepOptions, TrainingStep, build_on
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_SEGMENTS = 10  # of a made-up training image for LRFormer+; an image of ADE20K has about as many
-
 
 @dataclass(frozen=True)
-class MeasureOptions:
+class MeasureOptions(StepOptions):
     """How to measure.
 
     Attributes:
-        device: "cpu", "cuda", "cuda:1", …
-        dtype: of :data:`DTYPES`; weights stay float32, others than that run under autocast.
+        device, dtype: of :class:`StepOptions`.
         batch: images at once; None: one, or the batch of the paper's row.
         threads: of PyTorch on the CPU; None: its own choice.
         warmup, iterations: passes that are not timed, and passes that are.
         training: on a GPU, measure the memory of training too.
     """
 
-    device: str = "cpu"
-    dtype: str = "float32"
     batch: int | None = None
     threads: int | None = None
     warmup: int = 3
@@ -64,15 +55,6 @@ class MeasureOptions:
     def with_batch(self, batch: int) -> "MeasureOptions":
         """These, with ``batch`` where none is set."""
         return self if self.batch is not None else replace(self, batch=batch)
-
-    @property
-    def on_gpu(self) -> bool:
-        return torch.device(self.device).type == "cuda"
-
-    def autocast(self) -> AbstractContextManager:
-        if self.dtype == "float32":
-            return nullcontext()
-        return torch.autocast(torch.device(self.device).type, DTYPES[self.dtype])
 
 
 @dataclass(frozen=True)
@@ -176,18 +158,11 @@ class _Network(nn.Module):
         return self.head(self.backbone(images))
 
 
-def _build(cfg: CfgNode, device: str) -> nn.Module:
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = device
-    return build_model(cfg)
-
-
 def _time_inference(
     cfg: CfgNode, shape: tuple[int, ...], options: MeasureOptions, backbone_only: bool
 ) -> tuple[list[float], int | None]:
     """Seconds of each timed pass, and the GPU's peak memory."""
-    network = _Network(_build(cfg, options.device), backbone_only).eval()
+    network = _Network(build_on(cfg, options.device), backbone_only).eval()
     images = torch.rand(shape, device=options.device)
     with torch.inference_mode(), options.autocast():
         for _ in range(options.warmup):
@@ -233,43 +208,6 @@ def _gpu_training_memory(
             return None
 
 
-class TrainingStep:
-    """Forward, losses, backward and AdamW's update on one made-up batch, again at each call."""
-
-    def __init__(self, cfg: CfgNode, shape: tuple[int, ...], options: MeasureOptions):
-        self.model = _build(cfg, options.device).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6)
-        self.autocast = options.autocast
-        batch, _, *size = shape
-        masks = isinstance(self.model, MaskFormer)
-        classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        make = _with_segments if masks else _with_labels
-        self.inputs = [make(tuple(size), classes) for _ in range(batch)]
-
-    def __call__(self) -> float:
-        with self.autocast():
-            loss = sum(self.model(self.inputs).values())
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return float(loss.detach())
-
-
-def _with_labels(size: tuple[int, int], classes: int) -> dict:
-    labels = torch.randint(classes, size)
-    return {"image": torch.rand(3, *size) * 255, "sem_seg": labels}
-
-
-def _with_segments(size: tuple[int, int], classes: int) -> dict:
-    """Segments are vertical bands of the image."""
-    bands = torch.arange(size[1]) * _SEGMENTS // size[1]
-    masks = (bands == torch.arange(_SEGMENTS)[:, None])[:, None].expand(-1, *size)
-    instances = Instances(
-        size, gt_classes=torch.randint(classes, (_SEGMENTS,)), gt_masks=BitMasks(masks.clone())
-    )
-    return {"image": torch.rand(3, *size) * 255, "instances": instances}
-
-
 def _cpu_memory(
     dump: str, shape: tuple[int, ...], options: MeasureOptions, backbone_only: bool
 ) -> int | None:
@@ -279,7 +217,7 @@ def _cpu_memory(
     with torch.inference_mode(), options.autocast():
         nn.Conv2d(8, 8, 3)(torch.rand(1, 8, 32, 32))
     before = resident("VmRSS")
-    network = _Network(_build(CfgNode.load_cfg(dump), "cpu"), backbone_only).eval()
+    network = _Network(build_on(CfgNode.load_cfg(dump), "cpu"), backbone_only).eval()
     if before is None or not reset_peak():
         return None
     with torch.inference_mode(), options.autocast():
