@@ -35,3 +35,29 @@ def test_hidden_maps_are_not_kept_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         ffn(torch.randn(1, 8, 32, 32, requires_grad=True))
     assert max(t.numel() for t in saved) == 8 * 32 * 32
+
+
+@pytest.mark.skipif(
+    not onednn.usable(torch.zeros(1, 1, 1, 1), torch.bfloat16), reason="needs oneDNN and bfloat16"
+)
+def test_bfloat16_under_autocast_is_as_near_to_float64_as_pytorchs():
+    torch.manual_seed(0)
+    ffn, x = FeedForward(24, 96), torch.randn(2, 24, 16, 12)
+    weight = torch.randn(2, 24, 16, 12)
+
+    def results(module, x, weight):
+        x = x.clone().requires_grad_()
+        module.zero_grad()
+        out = module(x)
+        (out * weight).sum().backward()
+        return [out, x.grad, *(p.grad for p in module.parameters())]
+
+    exact = results(copy.deepcopy(ffn).double(), x.double(), weight.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = results(ffn, x, weight)
+        with torch.backends.mkldnn.flags(enabled=False):
+            plain = results(ffn, x, weight)
+    assert ours[0].dtype == torch.bfloat16
+    for found, other, expected in zip(ours, plain, exact, strict=True):
+        error = (found - expected).norm() / expected.norm()
+        assert error < 1.5 * (other - expected).norm() / expected.norm() + 1e-3

@@ -34,8 +34,8 @@ def with_identity(kernel: Tensor) -> Tensor:
 class FeedForward(nn.Module):
     """1x1 convolution to ``hidden_dim``, GELU, y + 3x3 depth-wise convolution of y, 1x1 back.
 
-    In float32 on a CPU, training keeps the input only and computes the hidden maps again in the
-    backward pass.
+    On a CPU, in float32 and under autocast in bfloat16, training keeps the input only and computes
+    the hidden maps again in the backward pass.
 
     Args:
         dim, hidden_dim: channels outside and inside.
@@ -50,22 +50,27 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Conv2d(hidden_dim, dim, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._in_parts(x):
+        dtype = self._dtype_in_parts(x)
+        if dtype is not None:
             kernel, bias = None, None
             if self.dwconv is not None:
                 kernel, bias = with_identity(self.dwconv.weight), self.dwconv.bias
             x = x.contiguous(memory_format=torch.channels_last)
-            return _FeedForward.apply(
-                x, self.fc1.weight, self.fc1.bias, kernel, bias, self.fc2.weight, self.fc2.bias
-            )
+            inputs = x, self.fc1.weight, self.fc1.bias, kernel, bias, self.fc2.weight, self.fc2.bias
+            return _FeedForward.apply(*(t if t is None else t.to(dtype) for t in inputs))
         x = self.act(self.fc1(x))
         if self.dwconv is not None:
             x = x + self.dwconv(x)
         return self.fc2(x)
 
-    def _in_parts(self, x: Tensor) -> bool:
-        single = x.dtype == self.fc1.weight.dtype == torch.float32
-        return single and not torch.is_autocast_enabled("cpu") and onednn.usable(x.detach())
+    def _dtype_in_parts(self, x: Tensor) -> torch.dtype | None:
+        """In which to compute a few channels at a time, or None for all of them at once."""
+        if self.fc1.weight.dtype != torch.float32:
+            return None
+        low = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if low else torch.float32
+        same = low or x.dtype == dtype
+        return dtype if same and onednn.usable(x.detach(), dtype) else None
 
 
 def feed_forward(

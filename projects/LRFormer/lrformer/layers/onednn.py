@@ -15,13 +15,18 @@ from torch.autograd.function import once_differentiable
 _ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
 
 
-def usable(x: Tensor) -> bool:
-    """Whether :func:`conv` runs ``x`` through oneDNN: eagerly, on the CPU, without gradients."""
+def usable(x: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether :func:`conv` runs ``x`` through oneDNN: eagerly, on the CPU, without gradients.
+
+    Args:
+        x: an input.
+        dtype: that it is cast to before; None: its own.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type != "cpu":
         return False
     if torch.is_grad_enabled() and x.requires_grad:
         return False
-    return torch.backends.mkldnn.enabled and _supports(x.dtype)
+    return torch.backends.mkldnn.enabled and _supports(dtype or x.dtype)
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
