@@ -190,7 +190,7 @@ def test_the_model_stays_as_it_is(model, monkeypatch, options, tolerance):
     assert (got - expected).norm() < tolerance * expected.norm()
 
 
-def test_bfloat16_is_what_autocast_computes(model, monkeypatch):
+def test_bfloat16_is_as_near_to_float32_as_autocast(model, monkeypatch):
     monkeypatch.setattr(amp, "cpu_has_bfloat16", lambda: True)
     x = torch.randn(1, 3, 64, 96)
     options = RuntimeOptions(fuse=False, channels_last=False, dtype="bfloat16")
@@ -201,7 +201,10 @@ def test_bfloat16_is_what_autocast_computes(model, monkeypatch):
             expected = model.sem_seg_head.layers(model.backbone(x))
         got = prepared.network(x)
     assert expected.dtype == torch.bfloat16
-    torch.testing.assert_close(got, expected.float())
+    # Weights are rounded before or after what is exact in float32 is done to them.
+    exact = model.sem_seg_head.layers(model.backbone(x)).detach()
+    error, of_autocast = ((out.float() - exact).norm() for out in (got, expected))
+    assert error < 1.2 * of_autocast < 0.05 * exact.norm()
 
 
 def test_lrformer_plus_predicts_the_same(plus_cfg, build_plus, monkeypatch):

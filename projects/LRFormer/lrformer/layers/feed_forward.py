@@ -65,12 +65,14 @@ class FeedForward(nn.Module):
 
     def _dtype_in_parts(self, x: Tensor) -> torch.dtype | None:
         """In which to compute a few channels at a time, or None for all of them at once."""
-        if self.fc1.weight.dtype != torch.float32:
-            return None
-        low = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if low else torch.float32
-        same = low or x.dtype == dtype
-        return dtype if same and onednn.usable(x.detach(), dtype) else None
+        given = {x.dtype, self.fc1.weight.dtype}
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            fits = given <= {torch.float32, dtype}
+        else:
+            dtype = torch.float32
+            fits = given == {dtype}
+        return dtype if fits and onednn.usable(x.detach(), dtype) else None
 
 
 def feed_forward(

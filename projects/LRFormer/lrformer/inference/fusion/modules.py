@@ -39,7 +39,11 @@ class EvalOnly(nn.Module):
 
 
 class Embed(EvalOnly):
-    """Convolution and LayerNorm, in the LayerNorm's data type: the start of a residual stream."""
+    """Convolution and LayerNorm: the start of a residual stream, which keeps their data type.
+
+    Under autocast in bfloat16 that is bfloat16: the range is float32's, and maps are half as large.
+    In float16 it is the LayerNorm's own.
+    """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module):
         super().__init__()
@@ -47,7 +51,12 @@ class Embed(EvalOnly):
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x).to(self.norm.weight.dtype))
+        x = self.conv(x)
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            return self.norm(x)  # whose statistics are float32
+        low = x.dtype == torch.bfloat16
+        x = self.norm(x.to(self.norm.weight.dtype))
+        return x.to(torch.bfloat16) if low else x
 
 
 class FusedStem(EvalOnly):
