@@ -5,10 +5,13 @@ import logging
 import numpy as np
 import pytest
 import torch
+from detectron2.data import transforms as T
+from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from lrformer.data import DatasetError, SemSegMapper, build_mapper, load_dataset
+from lrformer.data.augmentation import ResizeInRatioRange
 from lrformer.data.reading import read_image, read_label
 
 
@@ -88,6 +91,54 @@ def test_the_same_seed_gives_the_same_samples(scenes, cfg):
     for first, second in zip(*runs, strict=True):
         assert torch.equal(first["image"], second["image"])
         assert torch.equal(first["sem_seg"], second["sem_seg"])
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+@pytest.mark.parametrize(
+    ("flip", "crop", "limit"),
+    [
+        ("horizontal", ("absolute", [64, 64]), 0.4),
+        ("vertical", ("absolute", [64, 48]), 0.4),
+        ("none", ("relative_range", [0.3, 0.5]), 1.0),
+    ],
+)
+def test_samples_are_those_of_detectron2s_own_transforms(
+    tmp_path, save, cfg, order, flip, crop, limit
+):
+    # Published results are compared with: no pixel and no draw may differ from the plain recipe.
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (75, 110, 3), dtype=np.uint8)
+    label = rng.choice([0, 1, 2, 3, 255], (5, 10), p=[0.5, 0.2, 0.1, 0.1, 0.1])
+    label = label.astype(np.uint8).repeat(15, 0).repeat(11, 1)
+    record = {
+        "file_name": save(tmp_path / "image.png", pixels),
+        "sem_seg_file_name": save(tmp_path / "label.png", label),
+    }
+    cfg.INPUT.FORMAT, cfg.INPUT.RANDOM_FLIP, cfg.INPUT.COLOR_AUG_SSD = order, flip, True
+    cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = crop
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = limit
+    plain = [
+        ResizeInRatioRange(64, 256, (0.5, 2.0)),
+        T.RandomCrop_CategoryAreaConstraint(*crop, limit, 255),
+    ]
+    if flip != "none":
+        plain.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
+    augment = T.AugmentationList([*plain, ColorAugSSDTransform(img_format=order)])
+    make = SemSegMapper(cfg, is_train=True)
+    seed_all_rng(0)
+    samples = [make(record) for _ in range(60)]
+    # One draw more or fewer and all that follow would differ.
+    seed_all_rng(0)
+    for sample in samples:
+        inputs = T.AugInput(pixels if order == "RGB" else pixels[..., ::-1], sem_seg=label)
+        augment(inputs)
+        padding = [(0, max(0, 64 - side)) for side in inputs.sem_seg.shape]
+        expected = np.pad(inputs.sem_seg, padding, constant_values=255)
+        np.testing.assert_array_equal(sample["sem_seg"], expected)
+        for found, channel, mean in zip(
+            sample["image"], np.moveaxis(inputs.image, -1, 0), (124, 116, 104), strict=True
+        ):
+            np.testing.assert_array_equal(found, np.pad(channel, padding, constant_values=mean))
 
 
 def test_resize_shortest_edge_is_used_without_a_ratio_range(scenes, cfg):

@@ -4,10 +4,13 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
+from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode
+from detectron2.structures.masks import polygons_to_bitmask
 from detectron2.utils.env import seed_all_rng
 
 from lrformer.data import DatasetError, build_mapper, load_dataset
+from lrformer.data.augmentation import ResizeInRatioRange
 
 LSJ = {"coco_instance_lsj", "coco_panoptic_lsj"}
 
@@ -202,6 +205,46 @@ def test_polygons_are_exact_where_the_image_is_enlarged(image, plain):
     # The shoelace formula: 22.5 square pixels, a hundred times as many at ten times the scale.
     area = sample["instances"].gt_masks.tensor.sum().item()
     assert area == pytest.approx(2250, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["mask_former_instance", "coco_instance_lsj"])
+def test_objects_are_those_of_detectron2s_own_transforms(image, cfg, name):
+    # Objects inside, across and outside of crops, of one part or two, some of them slivers.
+    rng = np.random.default_rng(0)
+    objects = []
+    for _ in range(40):
+        parts = [
+            (rng.uniform(0, (110, 75)) + rng.normal(0, rng.uniform(0.2, 15), (7, 2))).ravel()
+            for _ in range(rng.integers(1, 3))
+        ]
+        objects.append(thing(int(rng.integers(4)), [part.tolist() for part in parts]))
+    pixels = rng.integers(0, 256, (75, 110, 3), dtype=np.uint8)
+    record = {"file_name": image(75, 110, pixels), "annotations": objects}
+    cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = 64, 0.5, 3.0
+    scales = (64, 64, (0.5, 3.0)) if name in LSJ else (64, 256, (0.5, 2.0))
+    plain = T.AugmentationList(
+        [ResizeInRatioRange(*scales), T.RandomCrop("absolute", (64, 64)), T.RandomFlip()]
+    )
+    make = mapper(cfg, name)
+    for seed in range(25):
+        seed_all_rng(seed)
+        sample = make(record)
+        seed_all_rng(seed)
+        inputs = T.AugInput(pixels)
+        transforms = plain(inputs)
+        height, width = inputs.image.shape[:2]
+        masks = np.zeros((len(objects), 64, 64), bool)
+        for mask, annotation in zip(masks, objects, strict=True):
+            polygons = [np.reshape(p, (-1, 2)) for p in annotation["segmentation"]]
+            polygons = [transforms.apply_coords(polygon).ravel() for polygon in polygons]
+            mask[:height, :width] = polygons_to_bitmask(polygons, height, width)
+        seen = masks.any((1, 2))
+        assert 0 < seen.sum() < len(objects)
+        np.testing.assert_array_equal(sample["instances"].gt_masks.tensor, masks[seen])
+        classes = [annotation["category_id"] for annotation in objects]
+        assert sample["instances"].gt_classes.tolist() == np.array(classes)[seen].tolist()
+        shown = sample["image"].permute(1, 2, 0)[:height, :width]
+        np.testing.assert_array_equal(shown, inputs.image)
 
 
 # --- panoptic maps

@@ -1,6 +1,7 @@
 """Augmentations that detectron2 lacks.
 
-Crop, flip and photometric distortion are detectron2's own: ``RandomCrop_CategoryAreaConstraint``
+Crop, flip and photometric distortion are detectron2's own (:mod:`.fused_augmentation` computes them
+with fewer operations): ``RandomCrop_CategoryAreaConstraint``
 already takes the share among the labelled pixels only, asks for a second class, gives up after ten
 draws and takes an image smaller than the crop whole; point_rend's ``ColorAugSSDTransform`` clips
 where SSD does and wraps the hue around its circle.

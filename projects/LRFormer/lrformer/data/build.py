@@ -1,5 +1,6 @@
 """Mappers by name, and detectron2's loaders with them."""
 
+import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
@@ -59,6 +60,10 @@ def build_train_loader(cfg: CfgNode) -> torch.utils.data.DataLoader:
         raise DatasetError("DATASETS.TRAIN is empty; name at least one dataset.")
     dataset = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(name)]
     mapper = build_mapper(cfg, is_train=True)
+    if cfg.DATALOADER.NUM_WORKERS > 0:
+        # Here and not in the workers: they are copies of this process, and each would start threads
+        # for all cores; told so when OpenCV has threads already, they would wait for those forever.
+        cv2.setNumThreads(1)
     return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
 
 

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances
 
+from .fused_augmentation import count_labels
 from .mappers import (
     SegmentationMapper,
     SemSegMapper,
@@ -33,6 +34,13 @@ def _target(masks: torch.Tensor, classes: list[int] | np.ndarray) -> dict[str, I
     return {"instances": Instances(size, gt_classes=classes, gt_masks=BitMasks(masks))}
 
 
+def _present(values_map: np.ndarray) -> np.ndarray:
+    """The values of a map, sorted."""
+    if values_map.dtype == np.uint8:
+        return np.flatnonzero(count_labels(values_map))
+    return np.unique(values_map)
+
+
 class MaskFormerSemanticMapper(SemSegMapper):
     """From label maps to "instances": a mask for each class that occurs; ignored pixels in none."""
 
@@ -40,7 +48,7 @@ class MaskFormerSemanticMapper(SemSegMapper):
         self, truth: None, inputs: T.AugInput, transforms: T.TransformList, size: tuple[int, int]
     ) -> dict[str, Any]:
         label = inputs.sem_seg
-        classes = np.unique(label)
+        classes = _present(label)
         classes = classes[classes != self.ignore_label]
         return _target(masks_of_values(label, classes, size), classes.astype(np.int64))
 
@@ -124,7 +132,7 @@ class MaskFormerPanopticMapper(SegmentationMapper):
     ) -> dict[str, Any]:
         numbers, classes = truth
         numbers = transform_numbers(numbers, transforms)
-        present = np.unique(numbers)
+        present = _present(numbers)
         present = present[classes[present] != self.ignore_label]
         return _target(masks_of_values(numbers, present, size), classes[present])
 
