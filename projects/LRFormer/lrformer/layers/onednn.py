@@ -74,14 +74,15 @@ def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
 ) -> Tensor:
     """:func:`torch.nn.functional.linear`, then an activation: "gelu" (exact), "relu" or None."""
-    if not computes_linear(x, weight):
-        out = F.linear(x, weight, bias)
-        return out if activation is None else _ACTIVATIONS[activation](out)
-    trained = any(t is not None and t.requires_grad for t in (x, weight, bias))
-    if torch.is_grad_enabled() and trained:
+    trained = torch.is_grad_enabled()
+    trained = trained and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    if computes_linear(x, weight) and not trained:
+        return _linear(x, weight, bias, activation)
+    if trained and x.dtype == torch.float32 and computes_linear(x, weight):
         out = _Linear.apply(x, weight, bias)
-        return out if activation is None else _ACTIVATIONS[activation](out)
-    return _linear(x, weight, bias, activation)
+    else:
+        out = F.linear(x, weight, bias)
+    return out if activation is None else _ACTIVATIONS[activation](out)
 
 
 class Linear(nn.Linear):
@@ -95,7 +96,7 @@ def weight_grad(grad: Tensor, x: Tensor) -> Tensor:
     """Of a linear layer's weight, OxI, from the gradient of its outputs, NxO, and inputs, NxI."""
     channels = grad.shape[1], x.shape[1]
     # The first factor is copied to be transposed, which pays if the second is wide.
-    if max(channels) < 128 or not computes_linear(grad, x):
+    if max(channels) < 128 or x.dtype != torch.float32 or not computes_linear(grad, x):
         return grad.t() @ x
     if channels[0] > channels[1]:
         return _linear(x.t(), grad.t()).t()
@@ -103,9 +104,10 @@ def weight_grad(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def computes_linear(x: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`linear` is more than PyTorch's: float32 on the CPU, eagerly."""
-    single = x.dtype == weight.dtype == torch.float32
-    return single and not torch.is_autocast_enabled("cpu") and usable(x.detach())
+    """Whether :func:`linear` is more than PyTorch's: eagerly on the CPU, as autocast would."""
+    low = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if low else weight.dtype
+    return x.dtype == weight.dtype == dtype and usable(x.detach())
 
 
 def _linear(

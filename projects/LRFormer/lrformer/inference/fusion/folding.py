@@ -125,6 +125,25 @@ class Conv(nn.Conv2d):
         )
 
 
+class Projection(nn.Linear):
+    """A linear layer; under autocast, in autocast's data type.
+
+    Args:
+        linear, like, bias: of :class:`Conv`.
+    """
+
+    def __init__(self, linear: Linear, like: Tensor, *, bias: bool = True):
+        weight = linear.weight.flatten(1)
+        super().__init__(*reversed(weight.shape), bias=bias, device="meta")
+        self.weight = constant(weight, like)
+        self.bias = constant(linear.bias, like) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = compute_dtype(self.weight)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return onednn.linear(x.to(dtype), self.weight.to(dtype), bias)
+
+
 def compute_dtype(weight: Tensor) -> torch.dtype:
     """In which a layer of that weight computes: autocast's, or its own."""
     device = weight.device.type

@@ -18,6 +18,7 @@ from ...modeling.heads import LRHead
 from .folding import (
     Conv,
     Linear,
+    Projection,
     batch_norm_affine,
     compute_dtype,
     constant,
@@ -141,9 +142,9 @@ class FusedAttention(nn.Module):
         proj = Linear(proj.weight, proj.bias + proj.weight @ value_bias)
         proj = proj.then_scaled(_layer_scale(block.scale1, proj.bias))
         head_dim = len(q.bias) // attn.num_heads
-        self.q = Conv(q.then_scaled(torch.full_like(q.bias, 1 / math.sqrt(head_dim))), like)
-        self.kv = Conv(kv, like, bias=False)
-        self.proj = Conv(proj, like)
+        self.q = Projection(q.then_scaled(torch.full_like(q.bias, 1 / math.sqrt(head_dim))), like)
+        self.kv = Projection(kv, like, bias=False)
+        self.proj = Projection(proj, like)
         self.num_heads, self.eps = attn.num_heads, attn.norm.eps
         self.sizes = [attn.pooled_size, *attn.pyramid]
 
@@ -153,22 +154,19 @@ class FusedAttention(nn.Module):
         levels = [self.level_affine(level) for level in levels]
         if pyramid_convs is not None:
             levels = [conv(p) for p, conv in zip(levels, pyramid_convs, strict=True)]
-        n, _, h, w = pooled.shape
-        context = torch.cat([p.permute(0, 2, 3, 1).flatten(1, 2) for p in levels], dim=1)
+        size = pooled.shape[-2:]
+        context = torch.cat([_tokens(p) for p in levels], dim=1)
         context = F.layer_norm(context, context.shape[-1:], eps=self.eps)
-        # As a map of one row, in channels-last memory.
-        context = context.unsqueeze(1).permute(0, 3, 1, 2)
+        k, v = self.kv(context).chunk(2, dim=-1)
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)) for x in (self.q(_tokens(pooled)), k, v))
+        out = attention(*(x.transpose(1, 2) for x in (q, k, v)))
+        out = self.proj(out.transpose(1, 2).flatten(2))
+        return out.unflatten(1, size).permute(0, 3, 1, 2)
 
-        q = self._heads(self.q(pooled))
-        k, v = self.kv(context).chunk(2, dim=1)
-        out = attention(q, self._heads(k), self._heads(v))
-        out = out.transpose(1, 2).reshape(n, h, w, -1).permute(0, 3, 1, 2)
-        return self.proj(out)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """NxCxHxW to N x heads x (HW) x (C / heads)."""
-        x = x.permute(0, 2, 3, 1).flatten(1, 2)
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+def _tokens(x: Tensor) -> Tensor:
+    """NxCxHxW to Nx(HW)xC: a view where ``x`` is channels-last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class FusedBlock(EvalOnly):
