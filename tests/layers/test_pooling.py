@@ -38,3 +38,15 @@ def test_resize_matrix(length, new):
     expected = F.interpolate(x, size=new, mode="linear", align_corners=False)
     found = x @ resize_matrix(length, new, x.dtype).t()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(32, 48), (16, 16)])
+def test_operators_of_compiled_graphs_are_what_they_claim(size):
+    """Shapes and memory formats that they foretell, and that they change or share no input."""
+    x = torch.randn(2, 5, *size).to(memory_format=torch.channels_last)
+    for call in (
+        (torch.ops.lrformer.average_pools, [16, 11, 4]),
+        (torch.ops.lrformer.resize, 7, 9),
+    ):
+        operator, *args = call
+        torch.library.opcheck(operator, (x, *args))

@@ -14,10 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from . import onednn
 
-# The fastest of 1/2 to 16 MiB where a core has 1 MiB of second- and 16 of third-level cache: for
-# one image in inference, and for two in training.
-_PART_BYTES = 4 << 20
-_TRAINING_PART_BYTES = 8 << 20
+# Among the fastest of 1/2 to 128 MiB, forward and backward, where a core has 1 MiB of second- and 16
+# of third-level cache.
+_PART_BYTES = 8 << 20
 
 
 def depthwise_conv(dim: int) -> nn.Conv2d:
@@ -84,7 +83,6 @@ def feed_forward(
     weight2: Tensor,
     bias2: Tensor | None,
     add_to: Tensor | None = None,
-    part_bytes: int | None = None,
 ) -> Tensor:
     """:class:`FeedForward` as a function of its parameters, for inference.
 
@@ -94,14 +92,12 @@ def feed_forward(
         kernel, kernel_bias: depth-wise, :func:`with_identity`; None leaves it out.
         weight2, bias2: of the 1x1 convolution from hidden channels.
         add_to: to which the result is added in place, of the dtype of ``x``.
-        part_bytes: of the hidden map at once; None: the fastest in inference.
 
     Returns:
         The result, or ``add_to``.
     """
     out = add_to
-    parts = _parts(x, weight1.shape[0], part_bytes or _PART_BYTES)
-    for i, part in enumerate(parts):
+    for i, part in enumerate(_parts(x, weight1.shape[0])):
         hidden = onednn.conv(x, weight1[part], _of(bias1, part), activation="gelu")
         if kernel is not None:
             hidden = _depthwise(hidden, kernel[part], _of(kernel_bias, part))
@@ -110,12 +106,12 @@ def feed_forward(
     return out
 
 
-def _parts(x: Tensor, hidden: int, part_bytes: int) -> Iterator[slice]:
+def _parts(x: Tensor, hidden: int) -> Iterator[slice]:
     """The hidden channels in parts that stay in the cache, of multiples of 32 channels."""
     if not onednn.usable(x):
         yield slice(0, hidden)
         return
-    parts = math.ceil(hidden * x[:, 0].numel() * x.element_size() / part_bytes)
+    parts = math.ceil(hidden * x[:, 0].numel() * x.element_size() / _PART_BYTES)
     size = 32 * math.ceil(hidden / (32 * max(1, parts)))
     for start in range(0, hidden, size):
         yield slice(start, min(start + size, hidden))
@@ -158,7 +154,7 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, *parameters):
         ctx.save_for_backward(x, *parameters)
-        return feed_forward(x, *parameters, part_bytes=_TRAINING_PART_BYTES)
+        return feed_forward(x, *parameters)
 
     @staticmethod
     @once_differentiable
@@ -170,7 +166,7 @@ class _FeedForward(torch.autograd.Function):
         of_bias1, of_kernel, of_kernel_bias = torch.empty_like(bias1), None, None
         if kernel is not None:
             of_kernel, of_kernel_bias = torch.empty_like(kernel), torch.empty_like(kernel_bias)
-        for part in _parts(x, weight1.shape[0], _TRAINING_PART_BYTES):
+        for part in _parts(x, weight1.shape[0]):
             before = onednn.conv(x, weight1[part], bias1[part])
             hidden = mixed = F.gelu(before)
             grad_hidden = onednn.conv(grad, _transposed(weight2[:, part]))

@@ -15,9 +15,9 @@ def scaled_pyramid(pyramid_sizes: Sequence[int], pooled_size: int) -> list[int]:
     return [max(1, round(size * pooled_size / 16 + 0.001)) for size in pyramid_sizes]
 
 
-def _tokens(x: Tensor) -> Tensor:
+def tokens(x: Tensor) -> Tensor:
     """NxCxHxW to Nx(HW)xC: a view where ``x`` is channels-last."""
-    return x.flatten(2).transpose(1, 2)
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class LowResolutionSelfAttention(nn.Module):
@@ -66,9 +66,9 @@ class LowResolutionSelfAttention(nn.Module):
         n, c, h, w = pooled.shape
         if pyramid_convs is not None:
             levels = [p + conv(p) for p, conv in zip(levels, pyramid_convs, strict=True)]
-        context = self.norm(torch.cat([_tokens(p) for p in levels], dim=1))
+        context = self.norm(torch.cat([tokens(p) for p in levels], dim=1))
 
-        q = self.q(_tokens(pooled)).view(n, h * w, self.num_heads, -1).transpose(1, 2)
+        q = self.q(tokens(pooled)).view(n, h * w, self.num_heads, -1).transpose(1, 2)
         kv = self.kv(context).view(n, context.shape[1], 2, self.num_heads, c // self.num_heads)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
         out = F.scaled_dot_product_attention(q, k, v)

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .recording import is_recorded
+
 _ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
 
 
@@ -22,7 +24,7 @@ def usable(x: Tensor, dtype: torch.dtype | None = None) -> bool:
         x: an input.
         dtype: that it is cast to before; None: its own.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type != "cpu":
+    if is_recorded() or x.device.type != "cpu":
         return False
     if torch.is_grad_enabled() and x.requires_grad:
         return False

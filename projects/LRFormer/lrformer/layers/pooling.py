@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .recording import is_exported, is_recorded
+
 
 def pooled_shape(height: int, width: int, short_side: int) -> tuple[int, int]:
     """Height and width of a map pooled so that its short side is ``short_side``, aspect kept.
@@ -41,9 +43,9 @@ def average_pools(x: Tensor, short_sides: Sequence[int]) -> list[Tensor]:
         return _average_pools(x, list(short_sides))
     height, width = x.shape[-2:]
     shapes = [pooled_shape(height, width, side) for side in short_sides]
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     trained = torch.is_grad_enabled() and x.requires_grad
     precise = x.dtype in (torch.float32, torch.float64)
+    recorded = is_recorded()
     if x.device.type == "cpu" and trained and precise and not recorded:
         return _pools_by_products(x, shapes)
     pools = []
@@ -60,7 +62,7 @@ def _compiled_for_inference(x: Tensor) -> bool:
     Sizes that may change are symbols in it, and the compiler takes minutes over what pooling and
     resizing make of them.
     """
-    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    if not torch.compiler.is_compiling() or is_exported():
         return False
     return not (torch.is_grad_enabled() and x.requires_grad)
 

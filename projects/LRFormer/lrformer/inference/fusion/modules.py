@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...layers import LRFormerBlock, PatchEmbed, Stem, onednn
 from ...layers.attention import attention
 from ...layers.feed_forward import feed_forward, with_identity
+from ...layers.lrsa import tokens
 from ...layers.onednn import add
 from ...layers.pooling import average_pools, resize
 from ...modeling.heads import LRHead
@@ -155,18 +156,13 @@ class FusedAttention(nn.Module):
         if pyramid_convs is not None:
             levels = [conv(p) for p, conv in zip(levels, pyramid_convs, strict=True)]
         size = pooled.shape[-2:]
-        context = torch.cat([_tokens(p) for p in levels], dim=1)
+        context = torch.cat([tokens(p) for p in levels], dim=1)
         context = F.layer_norm(context, context.shape[-1:], eps=self.eps)
         k, v = self.kv(context).chunk(2, dim=-1)
-        q, k, v = (x.unflatten(-1, (self.num_heads, -1)) for x in (self.q(_tokens(pooled)), k, v))
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)) for x in (self.q(tokens(pooled)), k, v))
         out = attention(*(x.transpose(1, 2) for x in (q, k, v)))
         out = self.proj(out.transpose(1, 2).flatten(2))
         return out.unflatten(1, size).permute(0, 3, 1, 2)
-
-
-def _tokens(x: Tensor) -> Tensor:
-    """NxCxHxW to Nx(HW)xC: a view where ``x`` is channels-last."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class FusedBlock(EvalOnly):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers.onednn import Linear, linear
+from ...layers.recording import is_exported, is_recorded
 from . import grid_sampling, row_sampling
 from .grid_sampling import Shapes
 
@@ -63,7 +64,7 @@ def resolve_backend(backend: str, device: torch.device) -> str:
     if backend != "auto":
         return backend
     # A traced graph is to run elsewhere, or is counted by its standard operators.
-    traced = torch.jit.is_tracing() or torch.compiler.is_exporting()
+    traced = torch.jit.is_tracing() or is_exported()
     fast = device.type == "cuda" and not traced and _has_deformops()
     return "deformops" if fast else "pytorch"
 
@@ -105,8 +106,7 @@ def _level_table(shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _pytorch(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    rows = value.device.type == "cpu" and not recorded
+    rows = value.device.type == "cpu" and not is_recorded()
     # Positions lose too much in half precision, and not every device samples in it.
     dtype = torch.promote_types(value.dtype, torch.float32)
     sample = row_sampling.sample if rows else grid_sampling.sample
