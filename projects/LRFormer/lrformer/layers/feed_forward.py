@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from . import onednn
 
-# Among the fastest of 1/2 to 128 MiB, forward and backward, where a core has 1 MiB of second- and 16
-# of third-level cache.
+# Among the fastest of 1/2 to 128 MiB, forward and backward, where a core has 1 MiB of second- and
+# 16 of third-level cache.
 _PART_BYTES = 8 << 20
 
 
