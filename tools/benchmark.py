@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rounds=args.rounds,
             end=args.end,
             num_classes=args.classes,
+            keep_memory=not args.release_memory,
             opts=tuple(args.opts),
         )
         result = benchmark(_cases(args.models, args.variants), options, args.baseline)
@@ -112,6 +113,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default="logits",
         help="logits: what networks give, and what FLOPs are counted of; scores: of every class "
         "at the images' size (default: logits)",
+    )
+    parser.add_argument(
+        "--release-memory",
+        action="store_true",
+        help="let freed memory go back to the system, as peers by themselves do (CPUs)",
     )
     parser.add_argument(
         "--classes", type=int, default=150, help="of peers; configs have theirs (default: 150)"

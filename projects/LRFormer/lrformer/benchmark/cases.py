@@ -187,6 +187,7 @@ def _network(plain: nn.Module, options: frozenset[str]) -> nn.Module:
         dtype=_dtype(options),
         compile="compile" in options,
         cuda_graphs="cuda_graphs" in options,
+        keep_memory=False,  # of the whole process, see BenchmarkOptions
     )
     if not isinstance(plain, Peer):
         prepared = prepare_for_inference(plain, runtime)

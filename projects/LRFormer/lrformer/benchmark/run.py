@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from ..analysis.measure import device_name
+from ..host_memory import keep_freed_memory
 from .cases import ENDS, BenchmarkError, Case, build_case
 from .limits import build_limits
 
@@ -25,6 +26,8 @@ class BenchmarkOptions:
         warmup, rounds: how often everything runs in turn, untimed and timed.
         end: of :func:`build_case`.
         num_classes: of peers.
+        keep_memory: on a CPU, :func:`~lrformer.host_memory.keep_freed_memory`, as our tools do; it
+            is for all that is timed, peers too, which by themselves run without it.
         opts: KEY, VALUE, … over every config.
     """
 
@@ -36,6 +39,7 @@ class BenchmarkOptions:
     rounds: int = 15
     end: str = "logits"
     num_classes: int = 150
+    keep_memory: bool = True
     opts: tuple = ()
 
     def __post_init__(self):
@@ -136,6 +140,8 @@ def benchmark(
     baseline = baseline or names[0]
     if baseline not in names:
         raise BenchmarkError(f"the baseline {baseline} is not among {', '.join(names)}")
+    on_gpu = torch.device(options.device).type == "cuda"
+    kept = options.keep_memory and not on_gpu and keep_freed_memory()
     threads = torch.get_num_threads()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -166,7 +172,6 @@ def benchmark(
         name: (limit.bytes if name == "copy" else limit.operations) / measured[name]
         for name, limit in limits.items()
     }
-    on_gpu = torch.device(options.device).type == "cuda"
     conditions = {
         "device": device_name(options.device),
         "threads": None if on_gpu else used_threads,
@@ -176,6 +181,7 @@ def benchmark(
         "batch": options.batch,
         "end": options.end,
         "rounds": options.rounds,
+        "freed memory": None if on_gpu else "kept" if kept else "released",
         "baseline": baseline,
     }
     return Result(
