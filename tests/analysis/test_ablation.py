@@ -175,7 +175,7 @@ def test_the_tool_measures_every_optimisation_and_all_of_them(tiny_command, tmp_
     assert result["conditions"]["deformable_attention"] == "pytorch"
     found = [(row["step"], row["optimisation"]) for row in result["rows"]]
     wanted = [(s, n[0] if len(n) == 1 else ALL) for s in STEPS for n in names(s)]
-    assert found == wanted and len(wanted) == 9
+    assert found == wanted and len(wanted) == 11
     for row in result["rows"]:
         assert row["time_ratio"] == pytest.approx(row["time_after"] / row["time_before"])
 
@@ -185,7 +185,7 @@ def test_the_table_names_the_device_and_the_units(tiny_command, capsys):
     text = capsys.readouterr().out
     assert "height: 64, width: 64, batch: 1" in text and f"torch: {torch.__version__}" in text
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| inference")]
-    assert len(rows) == 5 and all(len(row) == 10 for row in rows)
+    assert len(rows) == 6 and all(len(row) == 10 for row in rows)
     assert rows[-1][2].strip() == ALL and rows[0][3].strip().endswith(" ms")
 
 
