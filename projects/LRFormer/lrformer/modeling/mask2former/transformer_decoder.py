@@ -292,7 +292,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
 def _masks(embedding: Tensor, features: Tensor) -> Tensor:
     """Mask logits NxQxHxW of NxQxC embeddings on NxCxHxW features."""
-    if not computes_linear(embedding, features):
+    # Not in training: gradients of all pixels would be put together image by image.
+    trained = torch.is_grad_enabled() and features.requires_grad
+    if trained or not computes_linear(embedding, features):
         return torch.einsum("nqc,nchw->nqhw", embedding, features)
     # A linear layer with a "weight" a pixel, which lies in channels-last memory as it should.
     pixels = features.permute(0, 2, 3, 1).flatten(1, 2)
