@@ -29,7 +29,7 @@ from ..data.demo_annotations import panoptic_image
 from ..data.mappers import SegmentationMapper
 from ..data.street_scene import MIN_SIDE, Scene, render_scene
 from .cases import BenchmarkError
-from .report import _spread
+from .report import spread_text
 from .run import Spread
 
 logger = logging.getLogger(__name__)
@@ -348,10 +348,10 @@ def loading_markdown(result: LoadingResult, command: str) -> str:
         command: that printed it.
     """
     rows = [
-        (step.name, _spread(step.seconds, 1e-3, 2), f"{100 * step.share:.0f} %")
+        (step.name, spread_text(step.seconds, 1e-3, 2), f"{100 * step.share:.0f} %")
         for step in result.steps
     ]
-    rows.append(("all", _spread(result.seconds, 1e-3, 2), "100 %"))
+    rows.append(("all", spread_text(result.seconds, 1e-3, 2), "100 %"))
     lines = [
         f"Printed by `{command}`.\n",
         f"{', '.join(f'{name}: {value}' for name, value in result.conditions.items())}.\n",

@@ -30,9 +30,9 @@ def markdown(result: Result, command: str) -> str:
     """
     named = {k: v for k, v in result.conditions.items() if v is not None}
     limits = [
-        f"copy {_spread(rate, 1e9, 1)} GB/s (read and written)"
+        f"copy {spread_text(rate, 1e9, 1)} GB/s (read and written)"
         if name == "copy"
-        else f"matrix product in {name} {_spread(rate, 1e9, 0)} GFLOP/s (a multiply-add is two)"
+        else f"matrix product in {name} {spread_text(rate, 1e9, 0)} GFLOP/s (a multiply-add is two)"
         for name, rate in result.limits.items()
     ]
     baseline = str(result.conditions["baseline"])
@@ -64,15 +64,15 @@ def _cells(row: Row) -> list[str]:
         row.variant,
         f"{row.parameters / 1e6:.1f} M",
         f"{row.flops / 1e9:.1f}",
-        f"{_spread(row.seconds, 1e-3, 1)} ms",
+        f"{spread_text(row.seconds, 1e-3, 1)} ms",
         f"{row.images_per_second:.2f}",
-        _spread(row.matmul_ratio, 1, 2),
-        _spread(row.baseline_ratio, 1, 3),
+        spread_text(row.matmul_ratio, 1, 2),
+        spread_text(row.baseline_ratio, 1, 3),
         f"{row.error:.0e}",
     ]
 
 
-def _spread(spread: Spread, scale: float, digits: int) -> str:
+def spread_text(spread: Spread, scale: float, digits: int) -> str:
     median, low, high = (
         f"{value / scale:.{digits}f}" for value in (spread.median, spread.p25, spread.p75)
     )

@@ -91,7 +91,9 @@ def _deformops(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor
     from deformops.registry import msda  # optional; imports Triton
 
     sizes, starts = _level_table(tuple(shapes), value.device)
-    out = msda(value, sizes, starts, locations, weights.to(value.dtype))
+    # Its kernels read memory in this order.
+    inputs = (x.contiguous() for x in (locations, weights.to(value.dtype)))
+    out = msda(value.contiguous(), sizes, starts, *inputs)
     return out.to(value.dtype)
 
 
@@ -183,9 +185,8 @@ class MSDeformAttn(nn.Module):
         samples = self.num_heads, self.num_levels, self.num_points
         # All x before all y, unlike in the linear layer, is what row_sampling is fastest with.
         scale = pixel_sizes.t()[:, None, :, None].expand(-1, *samples).flatten(1)
-        locations = (
-            reference_points[..., None] + self._offsets(query).unflatten(-1, (2, -1)) * scale
-        )
+        offsets = self._offsets(query).unflatten(-1, (2, -1))
+        locations = reference_points[..., None] + offsets * scale
         locations = locations.view(n, queries, 2, *samples).permute(0, 1, 3, 4, 5, 2)
         value = self.value_proj(tokens).view(n, tokens.shape[1], self.num_heads, -1)
         # Softmax and positions in float32, under autocast too.
