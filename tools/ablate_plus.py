@@ -12,6 +12,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from lrformer.analysis.ablation import AblationRow, ablate, describe_machine
+from lrformer.analysis.formats import put
 from lrformer.analysis.measure import MeasureOptions
 from lrformer.analysis.published import STEPS
 from lrformer.modeling.build import inference_cfg
@@ -67,11 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = (
             _json(rows, conditions) if args.format == "json" else _markdown(rows, conditions, argv)
         )
-        if args.output is None:
-            sys.stdout.write(text)
-        else:
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(text, encoding="utf-8")
+        put(text, args.output)
     except (OSError, ValueError, RuntimeError) as error:
         print(f"ablate_plus.py: error: {error}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ from lrformer.analysis import (
     scaling,
     zoo,
 )
+from lrformer.analysis.formats import put
 from lrformer.analysis.measure import DTYPES, MeasureOptions
 from lrformer.analysis.records import Table
 from lrformer.analysis.scaling import SIZES, side_of_ratio
@@ -50,11 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     try:
         text = _report(args, argv)
-        if args.output is None:
-            sys.stdout.write(text)
-        else:
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(text, encoding="utf-8")
+        put(text, args.output)
     except (OSError, ValueError) as error:
         print(f"analyze.py: error: {error}", file=sys.stderr)
         return 2

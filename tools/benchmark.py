@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lrformer.analysis.formats import put
 from lrformer.benchmark import OPTIONS, PEERS, BenchmarkOptions, benchmark, markdown, to_json
 from lrformer.benchmark.cases import ENDS
 
@@ -53,11 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             text = to_json(result)
         else:
             text = markdown(result, f"python tools/benchmark.py {shlex.join(argv)}")
-        if args.output is None:
-            sys.stdout.write(text)
-        else:
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(text, encoding="utf-8")
+        put(text, args.output)
     except (OSError, ValueError, ImportError) as error:
         print(f"benchmark.py: error: {error}", file=sys.stderr)
         return 2

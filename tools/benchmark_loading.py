@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lrformer.analysis.formats import put
 from lrformer.benchmark.loading import LoadingOptions, benchmark_loading, loading_markdown
 from lrformer.benchmark.report import to_json
 
@@ -45,11 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             text = to_json(result)
         else:
             text = loading_markdown(result, f"python tools/benchmark_loading.py {shlex.join(argv)}")
-        if args.output is None:
-            sys.stdout.write(text)
-        else:
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(text, encoding="utf-8")
+        put(text, args.output)
     except (OSError, ValueError) as error:
         print(f"benchmark_loading.py: error: {error}", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lrformer.analysis.formats import put
 from lrformer.analysis.training import VARIANTS, TrainingOptions, measure_training
 from lrformer.analysis.training_report import markdown, to_json
 
@@ -49,12 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         variants = args.variants.split(",")
         result = measure_training(args.configs, variants, options, args.against, args.profile)
         command = f"python tools/training_step.py {shlex.join(argv)}"
-        if args.output is None:
-            sys.stdout.write(markdown(result, command))
-        else:
-            render = to_json if args.output.suffix == ".json" else markdown
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(render(result, command), encoding="utf-8")
+        as_json = args.output is not None and args.output.suffix == ".json"
+        put((to_json if as_json else markdown)(result, command), args.output)
     except (OSError, ValueError, RuntimeError) as error:
         print(f"training_step.py: error: {error}", file=sys.stderr)
         return 2

@@ -44,9 +44,5 @@ def test_resize_matrix(length, new):
 def test_operators_of_compiled_graphs_are_what_they_claim(size):
     """Shapes and memory formats that they foretell, and that they change or share no input."""
     x = torch.randn(2, 5, *size).to(memory_format=torch.channels_last)
-    for call in (
-        (torch.ops.lrformer.average_pools, [16, 11, 4]),
-        (torch.ops.lrformer.resize, 7, 9),
-    ):
-        operator, *args = call
-        torch.library.opcheck(operator, (x, *args))
+    torch.library.opcheck(torch.ops.lrformer.average_pools, (x, [16, 8, 8, 3]))
+    torch.library.opcheck(torch.ops.lrformer.resize, (x, 7, 9))

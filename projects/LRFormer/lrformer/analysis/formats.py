@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tabulate import tabulate
 
@@ -104,3 +106,12 @@ def _markdown(records: Sequence[dict]) -> str:
     titles = [title for title, _ in columns]
     sides = ["left" if t in _TEXT else "right" for t in titles]
     return tabulate(rows, titles, tablefmt="pipe", colalign=sides, disable_numparse=True) + "\n"
+
+
+def put(text: str, file: Path | None) -> None:
+    """Print a report, or write it to a file, in folders made for it."""
+    if file is None:
+        sys.stdout.write(text)
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")

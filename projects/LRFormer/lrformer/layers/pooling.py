@@ -69,7 +69,7 @@ def _compiled_for_inference(x: Tensor) -> bool:
 
 @torch.library.custom_op("lrformer::resize", mutates_args=())
 def _resize(x: Tensor, height: int, width: int) -> Tensor:
-    return _channels_last(resize(x, (height, width)))
+    return resize(x, (height, width)).contiguous(memory_format=torch.channels_last)
 
 
 @_resize.register_fake
@@ -79,19 +79,15 @@ def _(x: Tensor, height: int, width: int) -> Tensor:
 
 @torch.library.custom_op("lrformer::average_pools", mutates_args=())
 def _average_pools(x: Tensor, short_sides: list[int]) -> list[Tensor]:
-    pools = average_pools(x, short_sides)
-    # An operator may not give back what it got, nor the same twice.
-    return [_channels_last(pool.clone() if pool is x else pool) for pool in pools]
+    # Copies, as an operator may not give back what it got, nor the same twice.
+    format = torch.channels_last
+    return [pool.clone(memory_format=format) for pool in average_pools(x, short_sides)]
 
 
 @_average_pools.register_fake
 def _(x: Tensor, short_sides: list[int]) -> list[Tensor]:
     shapes = (pooled_shape(*x.shape[-2:], side) for side in short_sides)
     return [_empty_channels_last(x, shape) for shape in shapes]
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _empty_channels_last(like: Tensor, shape: Sequence[int]) -> Tensor:
