@@ -52,5 +52,5 @@ format: $(READY) ## Format the code, fix what can be fixed
 	$(BIN)/python -m ruff format .
 
 clean: ## Remove .venv and caches; datasets and output stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache projects/LRFormer/*.egg-info
-	find configs datasets projects tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist projects/LRFormer/*.egg-info
+	find bench configs datasets demo projects tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

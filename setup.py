@@ -1,9 +1,11 @@
 """The package ``lrformer``. ``make setup`` installs it, pinned by constraints.txt."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 PACKAGES = "projects/LRFormer"
@@ -23,6 +25,17 @@ def read_readme() -> str:
     return readme.read_text(encoding="utf-8") if readme.is_file() else ""
 
 
+class BuildWithConfigs(build_py):
+    """Puts configs/ into the package, but for an editable installation, which finds it here."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, "lrformer", "configs")
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(ROOT / "configs", target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 setup(
     name="lrformer",
     version=read_version(),
@@ -32,6 +45,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": PACKAGES},
     packages=find_packages(PACKAGES),
+    cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.10",
     # detectron2 is needed too, but cannot be declared: its authors publish it on no package index.
     # tools/install_detectron2.py installs one; any from mid-2021 to the newest will do.
@@ -53,7 +67,7 @@ setup(
     ],
     extras_require={
         "dev": ["packaging>=23", "pytest>=8", "ruff>=0.15"],
-        # What tests and tools/benchmark.py compare with; without it those are left out.
+        # What tests and tools/bench.py time compare with; without it those are left out.
         "peers": ["transformers>=4.45"],
         # ONNX files from tools/export.py.
         "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],

@@ -5,11 +5,6 @@
    (the dataset's home is https://groups.csail.mit.edu/vision/datasets/ADE20K/).
 2. Unpack it in the folder that datasets lie in (DETECTRON2_DATASETS, or ./datasets).
 3. Run this script. It converts the label maps: 0 (other) becomes 255, 1..150 become 0..149.
-
-before and after:
-    ADEChallengeData2016/images/{training,validation}/*.jpg                    20210, 2000
-    ADEChallengeData2016/annotations/{training,validation}/*.png               as released
-    ADEChallengeData2016/annotations_detectron2/{training,validation}/*.png    made here
 """
 
 import sys
@@ -17,4 +12,4 @@ import sys
 from lrformer.data.prepare import main
 
 if __name__ == "__main__":
-    sys.exit(main("ade20k", __doc__))
+    sys.exit(main("ade20k_sem_seg", __doc__))

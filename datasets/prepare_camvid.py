@@ -12,10 +12,6 @@ original release (960x720, 32 colour-coded classes)
     them). The SegNet labels were merged by other hands: scores on the two are close, not equal.
 a tree that is prepared already
     images/{train,val,test}/  annotations/{train,val,test}/     copied, or verified if in place
-
-after, in the folder that datasets lie in (DETECTRON2_DATASETS, or ./datasets):
-    camvid/images/{train,val,test}/*.{png,jpg}                        367, 101, 233
-    camvid/annotations/{train,val,test}/*.png                         0..10; 255 is ignored
 """
 
 import sys

@@ -7,12 +7,6 @@
 3. Run this script. It writes, beside each *_labelIds.png, the *_labelTrainIds.png that training
    needs: 19 classes from 0 on, everything else 255. (cityscapesscripts' createTrainIdLabelImgs
    makes the same files; they are used if they are there.)
-
-before and after:
-    cityscapes/leftImg8bit/{train,val}/<city>/*_leftImg8bit.png         2975, 500
-    cityscapes/gtFine/{train,val}/<city>/*_gtFine_labelIds.png          as released
-    cityscapes/gtFine/{train,val}/<city>/*_gtFine_polygons.json         as released, also needed
-    cityscapes/gtFine/{train,val}/<city>/*_gtFine_labelTrainIds.png     made here
 """
 
 import sys
@@ -20,4 +14,4 @@ import sys
 from lrformer.data.prepare import main
 
 if __name__ == "__main__":
-    sys.exit(main("cityscapes", __doc__))
+    sys.exit(main("cityscapes_fine_sem_seg", __doc__))

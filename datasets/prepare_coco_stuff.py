@@ -8,11 +8,6 @@
    coco/ and the label maps in coco/stuffthingmaps/.
 3. Run this script. It converts the label maps: the released ids (0..181, eleven of them unused)
    become 0..170, 255 (unlabelled) stays.
-
-before and after:
-    coco/{train2017,val2017}/*.jpg                               118287, 5000
-    coco/stuffthingmaps/{train2017,val2017}/*.png                as released
-    coco/stuffthingmaps_detectron2/{train2017,val2017}/*.png     made here
 """
 
 import sys
@@ -20,4 +15,4 @@ import sys
 from lrformer.data.prepare import main
 
 if __name__ == "__main__":
-    sys.exit(main("coco_stuff", __doc__))
+    sys.exit(main("coco_stuff_sem_seg", __doc__))

@@ -1,5 +1,6 @@
-"""A small LRFormer+ for tests in any folder."""
+"""For tests in any folder: log handlers as before, and a small LRFormer+."""
 
+import logging
 from itertools import chain
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from detectron2.utils.logger import setup_logger
 
 from lrformer import load_cfg
 
@@ -28,6 +30,21 @@ TINY = {
     "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 10,
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 64,
 }
+
+
+@pytest.fixture(autouse=True)
+def _unchanged_loggers():
+    """Undo detectron2's ``setup_logger``, after which neither ``caplog`` nor the root logger hears.
+
+    It does nothing when it is called again with the same arguments; so much is forgotten, too.
+    """
+    yield
+    for name in ("detectron2", "fvcore", "lrformer"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+    setup_logger.cache_clear()
 
 
 @pytest.fixture

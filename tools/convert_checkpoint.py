@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lrformer import cli
 from lrformer.checkpoint.convert import convert
 
 _EPILOG = """
@@ -15,30 +16,22 @@ examples:
   convert_checkpoint.py output/camvid/model_00*.pth --average --output mean.pth
 
 MODEL.WEIGHTS takes all of these files as they are; nothing has to be converted to be loaded.
-The exit code is 0, or 2 when an argument or a file cannot be used.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (that of the process where it is None).
-
-    Returns:
-        The exit code, see above. Wrong arguments end the process with 2, as argparse does it.
-    """
+    """Run the command line ``argv`` (that of the process where it is None); the exit code."""
     args = _parse(argv)
-    try:
+
+    def work() -> None:
         lines = convert(args.input, args.output, args.layout, args.overwrite, args.allow_pickle)
-    except (OSError, ValueError) as error:
-        print(f"convert_checkpoint.py: error: {error}", file=sys.stderr)
-        return 2
-    print(*lines, sep="\n")
-    return 0
+        print(*lines, sep="\n")
+
+    return cli.run(work)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__, _EPILOG)
     parser.add_argument("input", nargs="+", metavar="FILE", help="checkpoint: a path or URL")
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help=".pth, .pt or .safetensors"

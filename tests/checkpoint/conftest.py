@@ -40,7 +40,7 @@ def tiny():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build_variant():
     """Builds a model of configs/models, such as "t" or "plus_t", also on "meta"."""
 
@@ -76,3 +76,14 @@ def released():
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     return lambda variant: dict(read(variant))
+
+
+@pytest.fixture
+def imagenet(released):
+    """The weights of a released ImageNet file of T."""
+    weights = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in released("t").items()
+        if name.startswith("backbone.")
+    }
+    return weights | {"head.weight": torch.rand(10, 384), "head.bias": torch.rand(10)}

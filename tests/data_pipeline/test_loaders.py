@@ -1,41 +1,44 @@
 """The loaders that the trainer and the evaluators use."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 
-from lrformer.data import DatasetError, build_test_loader, build_train_loader
+from lrformer.data import DatasetError, build, build_test_loader, build_train_loader
 
 
-def test_train_loader_gives_batches_for_ever(scenes, cfg):
-    seed_all_rng(0)
-    batches = iter(build_train_loader(cfg))
-    seen = set()
-    for _ in range(6):
-        batch = next(batches)
-        assert len(batch) == 2
-        seen |= {sample["file_name"] for sample in batch}
-    assert len(seen) == 6
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_train_loader_repeats_itself_with_the_same_seed(scenes, cfg, workers):
-    cfg.DATALOADER.NUM_WORKERS = workers
-    cfg.INPUT.COLOR_AUG_SSD = True
+def test_train_loader_joins_datasets_and_repeats_itself_with_the_same_seed(scenes, cfg):
+    cfg.DATASETS.TRAIN, cfg.DATALOADER.NUM_WORKERS = ("scenes", "scenes"), 1
     runs = []
     for _ in range(2):
         seed_all_rng(5)
         batches = iter(build_train_loader(cfg))
-        runs.append([sample for _ in range(3) for sample in next(batches)])
+        runs.append([sample for _ in range(6) for sample in next(batches)])
+    names = [sample["file_name"] for sample in runs[0]]
+    assert sorted(names) == sorted(2 * list(dict.fromkeys(names))) and len(set(names)) == 6
     for first, second in zip(*runs, strict=True):
-        assert first["file_name"] == second["file_name"]
-        assert torch.equal(first["image"], second["image"])
-        assert torch.equal(first["sem_seg"], second["sem_seg"])
+        assert all(torch.equal(first[key], second[key]) for key in ("image", "sem_seg"))
 
 
-def test_train_loader_joins_datasets(scenes, cfg):
-    cfg.DATASETS.TRAIN = ("scenes", "scenes")
-    assert len(next(iter(build_train_loader(cfg)))) == 2
+@pytest.mark.parametrize("by_aspect", [False, True])
+def test_only_workers_lose_opencvs_threads(scenes, cfg, monkeypatch, by_aspect):
+    def make(cfg, is_train):
+        return lambda record: {"threads": cv2.getNumThreads(), "width": 2, "height": 1}
+
+    monkeypatch.setattr(build, "build_mapper", make)
+    cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.ASPECT_RATIO_GROUPING = 1, by_aspect
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(3)
+        # The process has threads; a worker is a copy of it without them.
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (9, 9), 3)
+        loaders = build_train_loader(cfg), build_test_loader(cfg, "scenes")
+        assert [sample["threads"] for loader in loaders for sample in next(iter(loader))] == [1] * 3
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_test_loader_gives_every_image_once_in_order(scenes, cfg):
@@ -45,13 +48,14 @@ def test_test_loader_gives_every_image_once_in_order(scenes, cfg):
     assert names == [str(scenes / "images" / f"{index}.png") for index in range(6)]
 
 
-def test_no_training_set_is_named(cfg):
-    cfg.DATASETS.TRAIN = ()
-    with pytest.raises(DatasetError, match=r"DATASETS\.TRAIN is empty"):
-        build_train_loader(cfg)
-
-
-def test_an_unknown_dataset_lists_the_known(cfg):
-    cfg.DATASETS.TRAIN = ("camvid_train",)
-    with pytest.raises(DatasetError, match=r"'camvid_train'.*camvid_sem_seg_train"):
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), r"DATASETS\.TRAIN is empty"),
+        (("camvid_train",), "no dataset named 'camvid_train'.* camvid_sem_seg_train"),
+    ],
+)
+def test_what_is_no_dataset_is_named(cfg, names, message):
+    cfg.DATASETS.TRAIN = names
+    with pytest.raises(DatasetError, match=message):
         build_train_loader(cfg)

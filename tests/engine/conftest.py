@@ -1,6 +1,5 @@
 """A dataset of six pictures and a model of two layers, so that a training takes a second."""
 
-import logging
 import signal
 from pathlib import Path
 
@@ -106,7 +105,7 @@ def tiny_cfg(tiny_dataset, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _unchanged_process():
-    """Give back what a training changes in the process: signal handlers, log handlers.
+    """Give back what a training changes in the process: signal handlers.
 
     One thread: the model is too small for two, which only wait for each other on a busy machine.
     """
@@ -117,7 +116,3 @@ def _unchanged_process():
     torch.set_num_threads(threads)
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    for name in ("detectron2", "fvcore", "lrformer"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True

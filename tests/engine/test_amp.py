@@ -5,43 +5,8 @@ import torch
 from torch import nn
 
 from lrformer.engine import adapt_to_machine, machine
-from lrformer.engine.amp import autocast_dtype, cpu_has_bfloat16
 from lrformer.engine.step import TrainStep
 from lrformer.engine.trainer import Trainer
-
-
-@pytest.mark.parametrize(
-    "device, native, expected",
-    [
-        ("cpu", True, torch.bfloat16),
-        ("cpu", False, None),
-        ("cuda", True, torch.bfloat16),
-        ("cuda:1", False, torch.float16),
-        ("mps", True, None),
-    ],
-)
-def test_auto_takes_what_the_device_computes_in(monkeypatch, device, native, expected):
-    monkeypatch.setattr("lrformer.engine.amp.cpu_has_bfloat16", lambda: native)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
-    assert autocast_dtype("auto", device) is expected
-
-
-def test_a_named_type_is_taken_as_it_is_and_another_is_an_error():
-    assert autocast_dtype("bfloat16", "cpu") is torch.bfloat16
-    assert autocast_dtype("float16", "cuda") is torch.float16
-    with pytest.raises(ValueError, match="SOLVER.AMP.DTYPE is 'half'; expected auto, bfloat16 or"):
-        autocast_dtype("half", "cpu")
-
-
-def test_the_cpu_is_asked_for_bfloat16():
-    try:
-        with open("/proc/cpuinfo") as file:
-            flags = file.read()
-    except OSError:
-        pytest.skip("needs /proc/cpuinfo")
-    if "avx" not in flags or not hasattr(torch.cpu, "get_capabilities"):
-        pytest.skip("needs an x86 CPU and a PyTorch that tells its capabilities")
-    assert cpu_has_bfloat16() == ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
 class Recorder(nn.Module):
@@ -106,7 +71,7 @@ def test_the_scale_of_the_loss_is_resumed(tiny_cfg):
 
 
 def test_a_cpu_without_bfloat16_is_told_once(tiny_cfg, caplog, monkeypatch):
-    monkeypatch.setattr("lrformer.engine.amp.cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr("lrformer.precision.has_bfloat16", lambda device: False)
     tiny_cfg.SOLVER.AMP.ENABLED = True
     with caplog.at_level(logging.INFO):
         logging.getLogger("lrformer").propagate = True
@@ -143,10 +108,4 @@ def test_without_a_gpu_the_cpu_is_used_and_workers_leave_it_room(tiny_cfg, caplo
 def test_a_number_of_gpus_that_cannot_be(monkeypatch, num_gpus, found, device, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     with pytest.raises(ValueError, match=message):
-        machine.check_num_gpus(num_gpus, 1, device)
-
-
-def test_one_process_runs_with_and_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    for num_gpus, device in ((0, "cpu"), (1, "cpu"), (1, "cuda")):
         machine.check_num_gpus(num_gpus, 1, device)

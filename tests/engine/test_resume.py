@@ -24,26 +24,19 @@ class _Sharded(IterableDataset):
                 yield RECORDS[index]
 
 
-def _older(workers):
+def _older(workers, grouped=False):
     return build_detection_train_loader(
         RECORDS,
         mapper=_same,
         sampler=TrainingSampler(len(RECORDS), seed=0),
         total_batch_size=2,
-        aspect_ratio_grouping=False,
+        aspect_ratio_grouping=grouped,
         num_workers=workers,
     )
 
 
 def _grouped(workers):
-    return build_detection_train_loader(
-        RECORDS,
-        mapper=_same,
-        sampler=TrainingSampler(len(RECORDS), seed=0),
-        total_batch_size=2,
-        aspect_ratio_grouping=True,
-        num_workers=workers,
-    )
+    return _older(workers, grouped=True)
 
 
 def _newer(workers):

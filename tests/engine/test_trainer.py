@@ -106,28 +106,6 @@ def _fail():
     raise _PowerFailure
 
 
-def test_the_learning_rate_of_a_resumed_training_continues(tiny_cfg):
-    seen = []
-
-    def record(trainer):
-        trainer.register_hooks([_Rates(trainer, seen)])
-
-    tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 3
-    with pytest.raises(_PowerFailure):
-        _train(tiny_cfg, prepare=lambda trainer: trainer.register_hooks([_At(4, _fail)]))
-    _train(tiny_cfg, resume=True, prepare=record)
-    # Full rate after two iterations of warming up, a quarter less with each of the other four.
-    assert seen == pytest.approx([0.01 * 3 / 4, 0.01 * 2 / 4, 0.01 * 1 / 4])
-
-
-class _Rates(HookBase):
-    def __init__(self, trainer, seen):
-        self.optimizer, self.seen = trainer.optimizer, seen
-
-    def before_step(self):
-        self.seen.append(self.optimizer.param_groups[0]["lr"])
-
-
 def test_old_checkpoints_of_a_resumed_run_are_removed_too(tiny_cfg):
     tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 1
     tiny_cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP = 2
@@ -170,15 +148,6 @@ def test_a_stopped_training_saves_what_it_has(tiny_cfg, number, monkeypatch):
     last = (Path(tiny_cfg.OUTPUT_DIR) / "last_checkpoint").read_text()
     assert last == "model_0000002.pth"
     monkeypatch.undo()
-    straight = _train(tiny_cfg, OUTPUT_DIR=tiny_cfg.OUTPUT_DIR + "_straight")
-    resumed = _train(tiny_cfg, resume=True)
-    assert resumed.start_iter == 3
-    _assert_same(_weights(straight), _weights(resumed))
-
-
-def test_an_iteration_that_was_cut_off_is_done_again(tiny_cfg):
-    with pytest.raises(KeyboardInterrupt):
-        _train(tiny_cfg, stop_after=4)
     straight = _train(tiny_cfg, OUTPUT_DIR=tiny_cfg.OUTPUT_DIR + "_straight")
     resumed = _train(tiny_cfg, resume=True)
     assert resumed.start_iter == 3
@@ -309,17 +278,6 @@ def test_the_first_of_several_test_sets_decides_which_is_best(tiny_cfg, tiny_dat
         MetadataCatalog.remove("tiny_sem_seg_2")
     assert set(trainer.results) == {"tiny_sem_seg_2", tiny_dataset}
     assert _best(tiny_cfg)["metric"] == "tiny_sem_seg_2/sem_seg/mIoU"
-
-
-def test_model_best_is_weights_to_start_from(tiny_cfg):
-    first = _train(tiny_cfg)
-    file = str(Path(tiny_cfg.OUTPUT_DIR) / "model_best.pth")
-    other = Trainer(tiny_cfg)
-    tiny_cfg.MODEL.WEIGHTS = file
-    other = Trainer(tiny_cfg)
-    other.resume_or_load(resume=False)
-    _assert_same(_weights(first), _weights(other))
-    assert other.start_iter == 0
 
 
 def test_datasets_are_checked_before_the_model_is_built(tiny_cfg, monkeypatch):

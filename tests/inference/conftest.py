@@ -4,15 +4,33 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
+from torch import nn
+
+from lrformer import load_cfg
+from lrformer.inference.tasks import TASK_KEYS
 
 _DATASET = "inference_test_things"
-_OPTS = {
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 3,
-    "MODEL.MASK_FORMER.DEC_LAYERS": 2,
-    "DATASETS.TEST": (_DATASET,),
-    "DATASETS.TRAIN": (),
-}
-_KEYS = {"sem_seg": "SEMANTIC_ON", "instances": "INSTANCE_ON", "panoptic_seg": "PANOPTIC_ON"}
+
+
+@pytest.fixture
+def plain_cfg(tiny_opts):
+    """The config of a small LRFormer with seven classes and no dataset."""
+    keys = tiny_opts | {
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 7,
+        # At the released 1e-6 attention would not be seen in the outputs.
+        "MODEL.LRFORMER.LAYER_SCALE_INIT": [0.5, 0.5, 0.5, 0.5],
+        "DATASETS.TEST": (),
+        "DATASETS.TRAIN": (),
+    }
+    return load_cfg("models/lrformer_t.yaml", list(chain(*keys.items())))
+
+
+@pytest.fixture
+def plain_model(plain_cfg):
+    torch.manual_seed(0)
+    model = build_model(plain_cfg).eval()
+    nn.init.normal_(model.sem_seg_head.predictor.weight)
+    return model
 
 
 @pytest.fixture
@@ -20,16 +38,18 @@ def plus_cfg(tiny_cfg):
     """Makes the config of a small LRFormer+ with three classes that predicts the given tasks."""
     MetadataCatalog.pop(_DATASET, None)
     names = ["road", "car", "person"]
-    MetadataCatalog.get(_DATASET).set(
-        stuff_classes=names,
-        thing_classes=names,
-        thing_dataset_id_to_contiguous_id={20: 1, 30: 2},
-        stuff_dataset_id_to_contiguous_id={10: 0},
-    )
+    MetadataCatalog.get(_DATASET).set(stuff_classes=names, thing_classes=names)
+    MetadataCatalog.get(_DATASET).thing_dataset_id_to_contiguous_id = {20: 1, 30: 2}
 
     def make(*tasks, opts=()):
-        keys = {f"MODEL.MASK_FORMER.TEST.{key}": task in tasks for task, key in _KEYS.items()}
-        return tiny_cfg(*chain(*_OPTS.items(), *keys.items()), *opts)
+        keys = {
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 3,
+            "MODEL.MASK_FORMER.DEC_LAYERS": 2,
+            "DATASETS.TEST": (_DATASET,),
+            "DATASETS.TRAIN": (),
+            **{key: task in tasks for task, key in TASK_KEYS.items()},
+        }
+        return tiny_cfg(*chain(*keys.items()), *opts)
 
     yield make
     MetadataCatalog.pop(_DATASET, None)

@@ -8,7 +8,7 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from lrformer import Predictor, build_model
+from lrformer import Predictor, build_model, load_cfg
 from lrformer.checkpoint import WeightsError
 
 if "OneConvolution" not in META_ARCH_REGISTRY:
@@ -27,14 +27,8 @@ if "OneConvolution" not in META_ARCH_REGISTRY:
 def config(tmp_path):
     file = tmp_path / "tiny.yaml"
     file.write_text(
-        "MODEL:\n"
-        "  META_ARCHITECTURE: OneConvolution\n"
-        '  WEIGHTS: ""\n'
-        "  SEM_SEG_HEAD:\n"
-        "    NUM_CLASSES: 4\n"
-        "INPUT:\n"
-        "  FORMAT: RGB\n"
-        "  MIN_SIZE_TEST: 0\n"
+        'MODEL: {META_ARCHITECTURE: OneConvolution, WEIGHTS: "", SEM_SEG_HEAD: {NUM_CLASSES: 4}}\n'
+        "INPUT: {FORMAT: RGB, MIN_SIZE_TEST: 0}\n"
     )
     return file
 
@@ -47,31 +41,22 @@ def weights(tmp_path):
     return tmp_path / "weights.pth"
 
 
-def test_weights_are_loaded_and_the_model_is_ready(config, weights):
+def test_weights_are_loaded_and_the_model_is_ready(config, weights, tmp_path):
     expected = torch.load(weights)["model"]
-    by_argument = build_model(config, weights, device="cpu")
     by_key = build_model(str(config), device="cpu", opts=["MODEL.WEIGHTS", str(weights)])
+    # The argument is before the key.
+    by_argument = build_model(config, weights, "cpu", ["MODEL.WEIGHTS", str(tmp_path / "x.pth")])
     for model in (by_argument, by_key):
         assert not model.training
         assert torch.equal(model.conv.weight, expected["conv.weight"])
-        assert torch.equal(model.conv.bias, expected["conv.bias"])
 
 
-def test_opts_override_the_file_and_weights_override_opts(config, weights, tmp_path):
-    opts = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4, "MODEL.WEIGHTS", str(tmp_path / "other.pth")]
-    model = build_model(config, weights, "cpu", opts)
-    assert torch.equal(model.conv.bias, torch.load(weights)["model"]["conv.bias"])
-
-
-def test_random_weights_are_announced(config, caplog):
+def test_random_weights_are_announced(config, weights, caplog):
+    build_model(config, weights, "cpu")
+    assert "randomly initialised" not in caplog.text
     model = build_model(config, device="cpu", opts=["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7])
     assert model.conv.out_channels == 7
     assert "randomly initialised" in caplog.text
-
-
-def test_weights_that_leave_a_part_untrained_are_announced(config, weights, caplog):
-    build_model(config, weights, "cpu")
-    assert "randomly initialised" not in caplog.text
     torch.save({"conv.bias": torch.zeros(4)}, weights)
     build_model(config, weights, "cpu")
     assert "1 of the model's parameters are randomly initialised" in caplog.text
@@ -97,26 +82,24 @@ def test_a_predictor_from_files(config, weights):
 def test_a_missing_file_is_named(config, weights, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config file .*none\.yaml"):
         build_model(tmp_path / "none.yaml", weights)
-    with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS: there is no file .*none\.pth"):
-        build_model(config, tmp_path / "none.pth", "cpu")
-    with pytest.raises(FileNotFoundError, match="it is a folder"):
-        build_model(config, tmp_path, "cpu")
+    for file in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(FileNotFoundError, match=str(file)):
+            build_model(config, file, "cpu")
 
 
 def test_a_config_below_the_projects_folder_is_found_from_anywhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     name = "camvid/lrformer_t.yaml"
-    opts = ["MODEL.META_ARCHITECTURE", "OneConvolution"]
-    assert build_model(name, device="cpu", opts=opts).conv.out_channels == 11
+    assert load_cfg(name).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 11
     # A file that is really there is meant.
     (tmp_path / "camvid").mkdir()
-    (tmp_path / name).write_text("MODEL:\n  SEM_SEG_HEAD:\n    NUM_CLASSES: 2\n")
-    assert build_model(name, device="cpu", opts=opts).conv.out_channels == 2
+    (tmp_path / name).write_text("MODEL: {SEM_SEG_HEAD: {NUM_CLASSES: 2}}\n")
+    assert load_cfg(name).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu(config, weights):
     model = build_model(config, weights)  # MODEL.DEVICE is cuda
     assert model.conv.weight.device.type == "cpu"
-    with pytest.raises(ValueError, match="'cuda' was asked for.*finds no GPU"):
+    with pytest.raises(ValueError, match="'cuda'"):
         build_model(config, weights, device="cuda")

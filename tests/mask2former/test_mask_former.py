@@ -3,8 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, PolygonMasks
@@ -25,19 +23,6 @@ def test_head_has_exactly_the_published_names_and_shapes():
         model = build_model(load_cfg(CONFIGS / "lrformer_plus_t.yaml", ["MODEL.DEVICE", "meta"]))
     ours = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     assert {k: v for k, v in ours.items() if not k.startswith("backbone.")} == published
-
-
-def test_published_checkpoint_loads_also_under_its_first_name(tiny, tmp_path):
-    source = tiny()
-    weights = {k: v + 1 for k, v in source.state_dict().items() if v.is_floating_point()}
-    old = weights.pop("sem_seg_head.predictor.query_feat.weight")
-    weights["sem_seg_head.predictor.static_query.weight"] = old
-    torch.save({"model": weights}, tmp_path / "model.pth")
-    model = tiny()
-    DetectionCheckpointer(model).load(str(tmp_path / "model.pth"))
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            assert torch.equal(value, source.state_dict()[name] + 1), name
 
 
 def test_attention_equals_torchs_with_the_mask_repeated_for_each_head():
@@ -98,24 +83,13 @@ def test_every_parameter_is_trained_and_the_loss_goes_down(tiny, sample):
     assert totals[-1] < 0.8 * totals[0]
 
 
-def test_without_deep_supervision_only_the_last_layer_has_losses(tiny, sample):
-    model = tiny("MODEL.MASK_FORMER.DEEP_SUPERVISION", False).train()
-    assert set(model([sample()])) == {"loss_ce", "loss_mask", "loss_dice"}
-
-
-@pytest.mark.parametrize("labels", [(), tuple(range(5)) * 5])
+@pytest.mark.parametrize("labels", [((), (1,)), ((), ()), (tuple(range(5)) * 5, (1,))])
 def test_crops_without_objects_and_with_more_than_queries_are_trained(tiny, sample, labels):
     model = tiny().train()
-    losses = model([sample(labels), sample((1,), height=33, width=40)])
+    losses = model([sample(labels[0]), sample(labels[1], height=33, width=40)])
     sum(losses.values()).backward()
     gradients = {n: p.grad for n, p in model.named_parameters()}
     assert all(g is not None and g.isfinite().all() for g in gradients.values())
-
-
-def test_a_batch_without_any_object_reaches_every_parameter(tiny, sample):
-    model = tiny().train()
-    sum(model([sample(()), sample(())]).values()).backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
 def test_masks_are_padded_with_the_images(tiny, sample):
@@ -188,20 +162,17 @@ def test_all_three_tasks_in_detectron2s_formats(tiny, sample, dataset):
         assert set(instances.pred_classes.tolist()) <= {0, 3}
 
 
-def test_padding_to_the_backbones_divisibility(tiny, sample):
-    model = tiny("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", -1).eval()
-    assert model.size_divisibility == 32
-    with torch.no_grad():
-        (result,) = model([{"image": sample()["image"][:, :45, :39]}])
-    assert result["sem_seg"].shape == (5, 45, 39)
-
-
-def test_pre_norm_and_projected_inputs_work(tiny, sample):
+def test_other_decoders_train_under_autocast(tiny, sample):
     model = tiny(
         *("MODEL.MASK_FORMER.PRE_NORM", True, "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ", True),
         *("MODEL.MASK_FORMER.HIDDEN_DIM", 64, "MODEL.MASK_FORMER.DROPOUT", 0.1),
+        *("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", -1, "MODEL.MASK_FORMER.DEEP_SUPERVISION", False),
     ).train()
-    sum(model([sample()]).values()).backward()
+    assert model.size_divisibility == 32
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model([sample()])
+    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
+    sum(losses.values()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
@@ -214,14 +185,6 @@ def test_bfloat16_autocast_stays_close_to_float32(tiny):
             low = model.sem_seg_head(model.backbone(images))
     for key in ("pred_logits", "pred_masks"):
         assert (low[key].float() - exact[key]).norm() < 0.1 * exact[key].norm()
-
-
-def test_training_works_under_bfloat16_autocast(tiny, sample):
-    model = tiny().train()
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model([sample()])
-    sum(losses.values()).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -244,30 +207,6 @@ def test_head_compiles_without_graph_breaks(tiny):
     with torch.no_grad():
         expected, got = model.sem_seg_head(features), compiled(features)
     torch.testing.assert_close(got["pred_masks"], expected["pred_masks"], rtol=1e-4, atol=1e-4)
-
-
-def test_head_exports_with_dynamic_size(tiny):
-    model = tiny("MODEL.MASK_FORMER.DEC_LAYERS", 2).eval()
-
-    class Head(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.head = model.sem_seg_head
-
-        def forward(self, res2, res3, res4, res5):
-            out = self.head({"res2": res2, "res3": res3, "res4": res4, "res5": res5})
-            return out["pred_logits"], out["pred_masks"]
-
-    def features(h, w):
-        with torch.no_grad():
-            return tuple(x.detach() for x in model.backbone(torch.randn(1, 3, h, w)).values())
-
-    h, w = torch.export.Dim("h", min=2, max=64), torch.export.Dim("w", min=2, max=64)
-    dynamic = [{2: 2**i * h, 3: 2**i * w} for i in (3, 2, 1, 0)]
-    exported = torch.export.export(Head(), features(96, 160), dynamic_shapes=dynamic)
-    other = features(64, 128)
-    for a, b in zip(exported.module()(*other), Head()(*other), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -370,15 +309,3 @@ INPUT:
     assert cfg.SOLVER.POLY_LR_POWER == 0.9  # the published default
     model = build_model(cfg)  # a ResNet's features fit the decoder
     assert model.sem_seg_head.pixel_decoder.input_proj[0][0].in_channels == 2048
-
-
-def test_sampling_at_points_is_bilinear_interpolation_of_the_whole_map(sample):
-    # What the matcher relies on: predictions at stride 4 and targets at stride 1 share coordinates.
-    from detectron2.projects.point_rend.point_features import point_sample
-
-    mask = torch.zeros(1, 1, 8, 8)
-    mask[..., 4:] = 1
-    large = F.interpolate(mask, scale_factor=4, mode="nearest")
-    points = torch.tensor([[[0.1, 0.5], [0.9, 0.5]]])
-    for m in (mask, large):
-        assert point_sample(m, points, align_corners=False).flatten().tolist() == [0, 1]

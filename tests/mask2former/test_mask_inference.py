@@ -5,14 +5,13 @@ from detectron2.structures import BitMasks
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrformer.modeling.mask2former import inference
 from lrformer.modeling.mask2former.inference import (
-    EnlargedMasks,
     InstanceList,
     PanopticMap,
     SemanticMap,
 )
 from lrformer.modeling.mask2former.meta_arch import MaskFormer
+from lrformer.ops import resize
 
 CLASSES = 4
 
@@ -20,32 +19,7 @@ CLASSES = 4
 @pytest.fixture(autouse=True)
 def _small_bands(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(inference, "_CPU_BAND", 1000)
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        [((64, 96), (64, 96))],
-        [((64, 96), (50, 90))],  # padding cut off
-        [((64, 96), (50, 90)), ((75, 131), (75, 131))],  # and enlarged to the image
-        [((64, 96), (64, 90)), ((17, 23), (17, 23))],  # or reduced
-        [((61, 97), (61, 97))],  # not a multiple of the mask's size
-        [((16, 24), (16, 24))],
-    ],
-)
-def test_bands_are_the_rows_of_the_whole_map(steps):
-    masks = torch.randn(7, 16, 24)
-    expected = masks
-    for size, crop in steps:
-        expected = F.interpolate(expected[None], size, mode="bilinear", align_corners=False)[0]
-        expected = expected[:, : crop[0], : crop[1]]
-    enlarged = EnlargedMasks(masks, steps)
-    bands = list(enlarged.bands())
-    assert len(bands) > 1 and enlarged.size == expected.shape[1:]
-    torch.testing.assert_close(torch.cat([x for _, x in bands], dim=1), expected)
-    rows = [y for band, _ in bands for y in range(band.start, band.stop)]
-    assert rows == [*range(expected.shape[1])]
+    monkeypatch.setitem(resize._BAND_VALUES, "cpu", 1000)
 
 
 class Predictions(nn.Module):
@@ -108,7 +82,7 @@ def test_queries_are_never_all_at_full_size(monkeypatch):
                 largest = max(largest, out.numel() * out.element_size())
             return out
 
-    monkeypatch.setattr(inference, "_CPU_BAND", 2**18)
+    monkeypatch.setitem(resize._BAND_VALUES, "cpu", 2**18)
     logits, masks = torch.randn(1, queries, CLASSES + 1), torch.randn(1, queries, 64, 64)
     net = model(
         logits, masks, instance_on=True, panoptic_on=True, thing_classes=[0], max_instances=5
@@ -128,7 +102,8 @@ def class_logits(*labels):
 def run(task, masks):
     """Give a task masks of the final size, in two bands."""
     for band in (slice(0, 2), slice(2, masks.shape[1])):
-        task.add(band, masks[:, band], masks[:, band].sigmoid())
+        rows = masks[:, band].transpose(0, 1)
+        task.add(band, rows, rows.sigmoid())
     return task.result()
 
 

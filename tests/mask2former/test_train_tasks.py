@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from demo import write_demo_scenes
 from lrformer.data import builtin
-from lrformer.data.demo_scenes import write_demo_scenes
 from lrformer.engine import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -33,9 +33,7 @@ SMALL = {
 @pytest.fixture
 def scenes(tmp_path):
     """Six demo scenes where the registered names look for them."""
-    write_demo_scenes(
-        tmp_path, num_train=4, num_val=2, height=64, width=80, workers=1, progress=False
-    )
+    write_demo_scenes(tmp_path, num_train=4, num_val=2, height=64, width=80, workers=1)
 
     def register(root):
         for name in [name for name in DatasetCatalog.list() if name.startswith("demo_scenes_")]:

@@ -73,11 +73,6 @@ def test_frozen_parts_do_not_move(freeze_at):
     assert isinstance(backbone.stem.norm1, FrozenBatchNorm2d) == (freeze_at > 0)
 
 
-def test_norm_key_reaches_the_stem():
-    backbone = build_backbone(small_cfg(NORM="FrozenBN"))
-    assert isinstance(backbone.stem.norm1, FrozenBatchNorm2d)
-
-
 def test_drops_into_detectron2s_fpn():
     from detectron2.modeling import BACKBONE_REGISTRY
     from detectron2.modeling.backbone import FPN

@@ -9,7 +9,6 @@ from detectron2.modeling.meta_arch.semantic_seg import build_sem_seg_head
 
 from lrformer import load_cfg
 from lrformer.modeling import LRHead
-from lrformer.modeling.heads import loss
 
 SHAPES = {
     "res5": ShapeSpec(channels=32, stride=32),
@@ -77,31 +76,3 @@ def test_wrong_configuration_names_the_key():
     cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res3", "p5"]
     with pytest.raises(ValueError, match="MODEL.SEM_SEG_HEAD.IN_FEATURES is .*the backbone gives"):
         build_sem_seg_head(cfg, SHAPES)
-
-
-@pytest.mark.parametrize("band", [7 * 11 * 64, 1 << 22])
-def test_loss_in_bands_is_that_of_the_upsampled_logits(monkeypatch, band):
-    monkeypatch.setitem(loss._BAND_ELEMENTS, "cpu", band)
-    torch.manual_seed(0)
-    logits = torch.randn(2, 7, 9, 11, dtype=torch.float64, requires_grad=True)
-    labels = torch.randint(0, 7, (2, 72, 88))
-    labels[:, :20] = 255
-    found = loss.upsampled_cross_entropy(logits, labels, 8, 255)
-    large = F.interpolate(logits, scale_factor=8, mode="bilinear", align_corners=False)
-    expected = F.cross_entropy(large, labels, ignore_index=255, reduction="sum")
-    torch.testing.assert_close(found, expected)
-    for a, b in zip(
-        torch.autograd.grad(3 * found, logits),
-        torch.autograd.grad(3 * expected, logits),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
-
-
-def test_labels_of_another_size_are_refused():
-    with pytest.raises(
-        ValueError, match=r"labels are \(1, 8, 8\), but logits of 2 x 2 at stride 8"
-    ):
-        loss.upsampled_cross_entropy(
-            torch.zeros(1, 3, 2, 2), torch.zeros(1, 8, 8, dtype=torch.long), 8, 255
-        )

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.counting import count, count_parameters
+from bench.models import build_for_counting
 from lrformer import load_cfg
-from lrformer.analysis import build_for_counting, count, count_flops, count_parameters
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -27,7 +28,7 @@ def test_plain_model(variant, parameters, flops):
     model = build(f"ade20k/lrformer_{variant}.yaml")
     assert count_parameters(model) / 1e6 == pytest.approx(parameters, rel=0.01)
     for size, expected in flops.items():
-        assert count_flops(model, size, size)[""] / 1e9 == pytest.approx(expected, rel=0.01)
+        assert count(model, size, size).total / 1e9 == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -43,19 +44,19 @@ def test_plain_model(variant, parameters, flops):
 def test_backbone_at_imagenet_size(variant, parameters, flops):
     backbone = build(f"models/lrformer_{variant}.yaml", "MODEL.LRFORMER.POOLED_SIZE", 7).backbone
     assert count_parameters(backbone) / 1e6 == pytest.approx(parameters, rel=0.01)
-    assert count_flops(backbone, 224, 224)[""] / 1e9 == pytest.approx(flops, rel=0.01)
+    assert count(backbone, 224, 224).total / 1e9 == pytest.approx(flops, rel=0.01)
 
 
 @pytest.mark.parametrize(("size", "flops"), [(8, 38), (16, 40), (32, 52)])
 def test_pooled_sizes_of_table_7(size, flops):
     model = build("ade20k/lrformer_s.yaml", "MODEL.LRFORMER.POOLED_SIZE", size)
-    assert count_flops(model, 512, 512)[""] / 1e9 == pytest.approx(flops, rel=0.05)
+    assert count(model, 512, 512).total / 1e9 == pytest.approx(flops, rel=0.05)
 
 
 @pytest.mark.parametrize(("width", "flops"), [(128, 27), (256, 32), (1024, 117)])
 def test_head_widths_of_table_11(width, flops):
     model = build("ade20k/lrformer_s.yaml", "MODEL.SEM_SEG_HEAD.CONVS_DIM", width)
-    assert count_flops(model, 512, 512)[""] / 1e9 == pytest.approx(flops, rel=0.05)
+    assert count(model, 512, 512).total / 1e9 == pytest.approx(flops, rel=0.05)
 
 
 def test_attention_of_table_12():

@@ -11,8 +11,21 @@ import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
-# configs/ of a source tree, which an editable installation runs from.
-_CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+# Inside an installed package; in a source tree, which an editable installation runs from, on top.
+_PACKAGE = Path(__file__).resolve().parent
+_CONFIGS = _PACKAGE / "configs"
+if not _CONFIGS.is_dir():
+    _CONFIGS = _PACKAGE.parents[2] / "configs"
+
+# Keys of earlier versions, in configs that a training saved: ignored, with a warning.
+_REMOVED_KEYS = (
+    "SOLVER.BETAS",
+    "SOLVER.POLY_LR_CONSTANT_ENDING",
+    "TEST.RUNTIME.CHANNELS_LAST",
+    "TEST.RUNTIME.CUDA_GRAPHS",
+    "TEST.RUNTIME.FUSE",
+    "TEST.RUNTIME.KEEP_MEMORY",
+)
 
 
 class ConfigError(ValueError):
@@ -68,7 +81,7 @@ def find_config(config_file: str | Path) -> Path:
     below = _CONFIGS / path
     if below.is_file():
         return below
-    also = f", nor {below}" if below != path and _CONFIGS.is_dir() else ""
+    also = f", nor {below}" if below != path else ""
     raise FileNotFoundError(f"there is no config file {path} (looked from {Path.cwd()}){also}")
 
 
@@ -88,6 +101,8 @@ def add_lrformer_config(cfg: CN) -> CN:
     _add_solver(cfg)
     _add_test(cfg)
     add_mask_former_config(cfg)
+    for key in _REMOVED_KEYS:
+        cfg.register_deprecated_key(key)
     return cfg
 
 
@@ -161,13 +176,11 @@ def _add_input(cfg: CN) -> None:
 
 def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
-    cfg.SOLVER.BETAS = [0.9, 0.999]
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone, relative to BASE_LR
     cfg.SOLVER.HEAD_MULTIPLIER = 1.0  # learning rate of everything else, relative to BASE_LR
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     cfg.SOLVER.POLY_LR_POWER = 0.9  # for LR_SCHEDULER_NAME "WarmupPolyLR"
-    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
     # Data type of SOLVER.AMP.ENABLED: "bfloat16", "float16", or "auto": bfloat16 where the device
     # computes in it, else float16 on a GPU and float32 on a CPU.
     cfg.SOLVER.AMP.DTYPE = "auto"
@@ -182,20 +195,17 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.SLIDING_WINDOW.CROP_SIZE = [1024, 1024]  # height, width
     cfg.TEST.SLIDING_WINDOW.STRIDE = [768, 768]
     cfg.TEST.SLIDING_WINDOW.BATCH_SIZE = 1  # windows of an image in one forward pass
-    # How the model runs when it is evaluated and when it predicts: see lrformer.inference.options,
-    # which also says what each costs. With the defaults scores are float32's.
+    # How the model runs when it is evaluated and when it predicts.
     cfg.TEST.RUNTIME = CN()
-    cfg.TEST.RUNTIME.FUSE = True  # fold norms, residuals and scales into neighbouring weights
-    cfg.TEST.RUNTIME.CHANNELS_LAST = True  # weights in the memory format of the maps
     # "float32"; "bfloat16", "float16" (GPUs only): mixed precision, as SOLVER.AMP.DTYPE; "auto":
     # bfloat16 where the device computes in it, else float16 on a GPU and float32 on a CPU.
     cfg.TEST.RUNTIME.DTYPE = "float32"
-    # torch.compile: the first images take minutes, in a training those of every evaluation.
+    # torch.compile, for images of a few sizes (or windows): the first image of each size takes a
+    # minute or more, in a training that of every evaluation.
     cfg.TEST.RUNTIME.COMPILE = False
-    # Record the GPU's work once for each size of image and replay it: for images of a few sizes.
-    cfg.TEST.RUNTIME.CUDA_GRAPHS = False
-    # On a CPU, let the process keep the memory that it frees (training always does).
-    cfg.TEST.RUNTIME.KEEP_MEMORY = True
+    # Its mode: "default"; "reduce-overhead" (CUDA graphs too); "max-autotune" (tries out kernels,
+    # which takes longer still).
+    cfg.TEST.RUNTIME.COMPILE_MODE = "default"
     # TEST.AUG (detectron2's keys) is multi-scale and flip test-time augmentation.
     # Also write every predicted segment as COCO run-length encoding: slow and large.
     cfg.TEST.SAVE_PREDICTIONS = False

@@ -12,6 +12,7 @@ same parameter names. Between the last stage and the classifier there is only th
 released ImageNet models.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,9 +28,8 @@ from timm.models import (
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from .layers import LRFormerEncoder
-from .layers.encoder import Stage, init_weights
-from .layers.variants import VARIANTS
+from .layers import VARIANTS, LRFormerEncoder
+from .layers.lrformer import Stage, init_weights
 
 # torch.fx sees a stage as one node: what is inside chooses its way by the size of the map.
 register_notrace_module(Stage)
@@ -45,6 +45,7 @@ class LRFormerClassifier(LRFormerEncoder):
         drop_rate: dropout before the classifier.
         pooled_size: short side m of the map in which attention is computed: 7 for classification at
             224x224 (paper, section 3.3), 16 for dense prediction.
+        device, dtype: of the parameters; PyTorch's defaults where they are None.
         encoder: further arguments of :class:`lrformer.layers.LRFormerEncoder`.
 
     Raises:
@@ -58,9 +59,12 @@ class LRFormerClassifier(LRFormerEncoder):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         pooled_size: int = 7,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **encoder,
     ):
-        super().__init__(in_chans, pooled_size=pooled_size, **encoder)
+        with contextlib.nullcontext() if device is None else torch.device(device):
+            super().__init__(in_chans, pooled_size=pooled_size, **encoder)
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.num_features = self.head_hidden_size = self.embed_dims[-1]
@@ -69,14 +73,8 @@ class LRFormerClassifier(LRFormerEncoder):
             for i, dim in enumerate(self.embed_dims)
         ]
         self.head_drop = nn.Dropout(drop_rate)
-        self._build_head(num_classes, global_pool)
-
-    def _build_head(self, num_classes: int, global_pool: str) -> None:
-        self.num_classes = num_classes
-        self.global_pool, self.head = create_classifier(
-            self.num_features, num_classes, pool_type=global_pool
-        )
-        self.head.apply(init_weights)
+        self.to(dtype=dtype)
+        self.reset_classifier(num_classes, global_pool)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -88,14 +86,9 @@ class LRFormerClassifier(LRFormerEncoder):
         """Patterns that group parameters by depth: by stage if ``coarse``, else by block."""
         if coarse:
             return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
-        return {
-            "stem": r"^stem",
-            "blocks": [
-                # The first to run in a stage, so of one depth with its first block.
-                (r"^stages\.(\d+)\.(?:embed|pyramid_convs)", (0,)),
-                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            ],
-        }
+        # The embedding runs first in a stage, so it is of one depth with the first block.
+        first = (r"^stages\.(\d+)\.(?:embed|pyramid_convs)", (0,))
+        return {"stem": r"^stem", "blocks": [first, (r"^stages\.(\d+)\.blocks\.(\d+)", None)]}
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -103,10 +96,14 @@ class LRFormerClassifier(LRFormerEncoder):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier of ``num_classes`` outputs, and another pooling where one is given."""
+        self.num_classes = num_classes
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         like = self.stem.conv1.weight
-        self._build_head(num_classes, pool)
-        self.head.to(device=like.device, dtype=like.dtype)
+        with like.device:
+            self.global_pool, self.head = create_classifier(
+                self.num_features, num_classes, pool_type=pool
+            )
+        self.head.apply(init_weights).to(dtype=like.dtype)
 
     def forward_intermediates(
         self,
@@ -117,18 +114,13 @@ class LRFormerClassifier(LRFormerEncoder):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of some stages, and that of the last one that was computed.
+        """The maps of the stages ``indices`` (n: the last n), and that of the last one computed.
 
-        Args:
-            x: Nx``in_chans``xHxW, normalised.
-            indices: of the stages; an integer n means the last n, None means all.
-            norm: has no effect: no norm follows a stage.
-            stop_early: do not compute the stages after the last wanted one.
-            output_fmt: only "NCHW".
-            intermediates_only: return just the list.
+        ``norm`` has no effect, as none follows a stage; ``intermediates_only`` returns the list of
+        maps alone; ``stop_early`` does not compute the stages after the last wanted one.
 
         Raises:
-            ValueError: another output format.
+            ValueError: another output format than "NCHW".
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}; LRFormer's maps are NCHW")
@@ -138,21 +130,14 @@ class LRFormerClassifier(LRFormerEncoder):
         return wanted if intermediates_only else (maps[-1], wanted)
 
     def prune_intermediate_layers(
-        self,
-        indices: int | Sequence[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the stages after the last of ``indices``, and the classifier.
-
-        Returns:
-            The indices, counted from 0.
-        """
+        """Remove the stages after the last of ``indices``, returned from 0, and the classifier."""
         take, last = feature_take_indices(len(self.stages), indices)
-        pruned = last + 1 < len(self.stages)
+        is_cut = last + 1 < len(self.stages)
         self.stages = self.stages[: last + 1]
         self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-        if prune_head or pruned:
+        if prune_head or is_cut:
             self.reset_classifier(0, "")
         return take
 
@@ -179,64 +164,43 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
     from .checkpoint.layouts import to_ours
 
     weights = {name.removeprefix("module."): value for name, value in state_dict.items()}
-    head = {name: value for name, value in weights.items() if name.startswith("head.")}
-    ours = to_ours({name: value for name, value in weights.items() if name not in head}).tensors
-    prefix = "backbone."
-    backbone = {k.removeprefix(prefix): v for k, v in ours.items() if k.startswith(prefix)}
-    return backbone | head
+    ours = to_ours(weights).tensors
+    kept = ("backbone.", "head.")
+    return {k.removeprefix("backbone."): v for k, v in ours.items() if k.startswith(kept)}
 
 
-def _create(variant: str, pretrained: bool, **kwargs) -> nn.Module:
-    return build_model_with_cfg(
-        LRFormerClassifier,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
-        **{**VARIANTS[variant], **kwargs},
-    )
-
-
-def _cfg() -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv1",
-        "classifier": "head",
-        "license": "apache-2.0",
-    }
-
-
+_CFG = {
+    "url": "",
+    "num_classes": 1000,
+    "input_size": (3, 224, 224),
+    "pool_size": (7, 7),
+    "crop_pct": 0.9,
+    "interpolation": "bicubic",
+    "mean": IMAGENET_DEFAULT_MEAN,
+    "std": IMAGENET_DEFAULT_STD,
+    "first_conv": "stem.conv1",
+    "classifier": "head",
+    "license": "apache-2.0",
+}
 # timm finds this by its name when the models below register themselves.
-default_cfgs = generate_default_cfgs({f"{variant}.untrained": _cfg() for variant in VARIANTS})
+default_cfgs = generate_default_cfgs({f"{variant}.untrained": _CFG for variant in VARIANTS})
 
 
-@register_model
-def lrformer_tiny(pretrained: bool = False, **kwargs) -> nn.Module:
-    return _create("lrformer_tiny", pretrained, **kwargs)
+def _register(variant: str):
+    def create(pretrained: bool = False, **kwargs) -> nn.Module:
+        return build_model_with_cfg(
+            LRFormerClassifier,
+            variant,
+            pretrained,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
+            **{**VARIANTS[variant], **kwargs},
+        )
+
+    create.__name__ = variant
+    return register_model(create)
 
 
-@register_model
-def lrformer_small(pretrained: bool = False, **kwargs) -> nn.Module:
-    return _create("lrformer_small", pretrained, **kwargs)
-
-
-@register_model
-def lrformer_base(pretrained: bool = False, **kwargs) -> nn.Module:
-    return _create("lrformer_base", pretrained, **kwargs)
-
-
-@register_model
-def lrformer_large(pretrained: bool = False, **kwargs) -> nn.Module:
-    return _create("lrformer_large", pretrained, **kwargs)
-
-
-@register_model
-def lrformer_xlarge(pretrained: bool = False, **kwargs) -> nn.Module:
-    return _create("lrformer_xlarge", pretrained, **kwargs)
+lrformer_tiny, lrformer_small, lrformer_base, lrformer_large, lrformer_xlarge = map(
+    _register, VARIANTS
+)

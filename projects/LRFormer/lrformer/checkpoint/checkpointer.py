@@ -1,10 +1,13 @@
 """detectron2's checkpointer, for every file that people bring."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
+import torch.distributed as dist
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from detectron2.utils import comm
 from torch import nn
 
 from .layouts import Layout, Weights, to_ours
@@ -22,6 +25,9 @@ class LRFormerCheckpointer(DetectionCheckpointer):
     models that have such a backbone, those of detectron2's model zoo. They may be files of PyTorch,
     pickles or safetensors, at a path or a URL. One report says what fitted.
 
+    Where several processes train, all load together. What only some of them have on their disk is
+    read by the main process and sent to all, the state of the training included.
+
     Attributes:
         fit: what of the last file fitted; None before.
     """
@@ -38,58 +44,79 @@ class LRFormerCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **options)
         self.fit: Fit | None = None
         self._allow_pickle = allow_pickle
-        self._source = ""
-        self._weights: Weights | None = None
 
-    def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
-        """As detectron2's.
+    def has_checkpoint(self) -> bool:
+        """Whether the main process has one to resume from; all processes ask together."""
+        return comm.all_gather(super().has_checkpoint())[0]
+
+    def load(self, path: str, checkpointables: Sequence[str] | None = None) -> dict[str, Any]:
+        """As detectron2's; ``path`` is the main process's.
 
         Raises:
             FileNotFoundError: there is no such file.
             WeightsError: the file cannot be read, is refused, or holds another model's weights; the
                 model is unchanged.
         """
-        if path:
-            self._source, path = str(path), str(find_file(path))
-        # Not DetectionCheckpointer's: the newer one takes the path apart as a URL and refuses the
-        # options in it that it does not know.
-        return super(DetectionCheckpointer, self).load(path, *args, **kwargs)
-
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        # Not DetectionCheckpointer's: it unpickles anything, and the newer one matches names by
-        # their ends.
-        contents = read_weights(self._source or filename, self._allow_pickle)
-        try:
-            weights = to_ours(contents.weights)
-        except WeightsError as error:
-            raise WeightsError(f"{self._source}: {error}") from error
-        if weights.layout is Layout.OTHER:
-            weights.tensors = self._align(contents)
-        self._weights = weights
+        path = comm.all_gather(str(path or ""))[0]
+        if not path:
+            return super().load(path)
+        # Not detectron2's from here: it unpickles anything, matches names by their ends and takes
+        # the path apart as a URL, whose options it refuses.
+        contents = self._read(path)
+        weights = self._understand(contents, path)
+        self._load_weights(weights, path)
         # The optimizer and the iteration of another project mean nothing here.
-        is_other = weights.layout not in (Layout.OURS, Layout.OTHER)
-        return {**({} if is_other else contents.extras), "model": weights.tensors}
+        extras = contents.extras if weights.layout in (Layout.OURS, Layout.OTHER) else {}
+        for key in self.checkpointables if checkpointables is None else checkpointables:
+            if key in extras:
+                self.checkpointables[key].load_state_dict(extras.pop(key))
+        return extras
 
-    def _align(self, contents: FileContents) -> dict:
-        """The weights of a backbone of detectron2's model zoo, under the model's names."""
-        is_caffe2 = "conv1_w" in contents.weights
-        if not is_caffe2 and not contents.extras.pop("matching_heuristics", False):
-            return contents.weights
-        return align_and_update_state_dicts(
-            self.model.state_dict(), contents.weights, c2_conversion=is_caffe2
-        )
+    def _read(self, path: str) -> FileContents:
+        if comm.get_world_size() == 1 or all(comm.all_gather(_is_here(path))):
+            return read_weights(path, self._allow_pickle)
+        result: list[FileContents | Exception | None] = [None]
+        if comm.is_main_process():
+            logger.warning(f"not every process has {path}: the main process sends it to all")
+            try:
+                result = [read_weights(path, self._allow_pickle)]
+            except (OSError, WeightsError) as error:
+                result = [error]
+        # By a way that does not take memory of the GPUs.
+        group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        dist.broadcast_object_list(result, group=group)
+        if isinstance(result[0], Exception):
+            raise result[0]
+        return result[0]
 
-    def _load_model(self, checkpoint: dict[str, Any]):
-        model, weights = self.model.state_dict(), self._weights
-        self.fit = compare(model, weights)
-        check(self.fit, model, weights, self._source)
-        for name in FROM_CONFIG:
-            checkpoint["model"].pop(name, None)
-        incompatible = super()._load_model(checkpoint)
+    def _understand(self, contents: FileContents, path: str) -> Weights:
+        weights = to_ours(contents.weights, path)
+        is_caffe2 = "conv1_w" in weights.tensors
+        from_zoo = contents.extras.pop("matching_heuristics", False) or is_caffe2
+        if weights.layout is Layout.OTHER and from_zoo:
+            weights.tensors = align_and_update_state_dicts(
+                self.model.state_dict(), weights.tensors, c2_conversion=is_caffe2
+            )
+        return weights
+
+    def _load_weights(self, weights: Weights, path: str) -> None:
+        own = self.model.state_dict()
+        self.fit = compare(own, weights)
+        check(self.fit, own, weights, path)
+        fitting = {
+            name: tensor
+            for name, tensor in weights.tensors.items()
+            if name in own and tensor.shape == own[name].shape and name not in FROM_CONFIG
+        }
+        self.model.load_state_dict(fitting, strict=False)
         is_partial = self.fit.initialised and not weights.layout.is_imagenet
         level = logging.WARNING if is_partial else logging.INFO
-        logger.log(level, describe(self.fit, weights, self._source))
-        return incompatible
+        logger.log(level, describe(self.fit, weights, path))
 
-    def _log_incompatible_keys(self, incompatible) -> None:
-        """Nothing: the report has said it."""
+
+def _is_here(path: str) -> bool:
+    try:
+        find_file(path)
+    except (OSError, WeightsError):
+        return False
+    return True

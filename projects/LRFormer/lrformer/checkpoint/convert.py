@@ -1,7 +1,6 @@
 """Checkpoints to other names, to another format, or to their mean."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ from torch import Tensor
 from .layouts import Layout, Weights, describe_backbone, recognise, rename, to_ours
 from .reading import FileContents, WeightsError, find_file, read_weights
 from .report import summary
+from .writing import replacing
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
-# Entries beside the tensors that say something of the weights; the rest is state of a training.
-_KEPT_OF_SEVERAL = ("meta", "settings", "__author__", "matching_heuristics")
-_KEPT = (*_KEPT_OF_SEVERAL, "best", "iteration", "epoch")
-
-_MMSEGMENTATION = (Layout.RELEASED, Layout.RELEASED_PLUS)
+# Entries beside the tensors that say something of the model; the next, of these weights. The rest
+# is state of a training.
+_OF_MODEL = ("meta", "settings", "__author__", "matching_heuristics")
+_OF_WEIGHTS = ("best", "iteration", "epoch")
 
 
 def convert(
@@ -45,38 +44,26 @@ def convert(
 
     Raises:
         FileNotFoundError: there is no such input, or no such folder for the output.
-        WeightsError: an input cannot be used, the inputs do not go together, or ``output`` cannot
-            be written to.
+        WeightsError: an input or ``output`` cannot be used, or the inputs do not go together.
     """
     output = Path(output)
     _check_output([find_file(path) for path in inputs], output, overwrite)
     lines = []
     contents = _read(inputs[0], allow_pickle, lines)
-    extras = dict(contents.extras)
-    kept = _KEPT
+    kept = (*_OF_MODEL, *_OF_WEIGHTS)
     if len(inputs) > 1:
         contents.weights = _mean(contents.weights, inputs, allow_pickle, lines)
-        kept = _KEPT_OF_SEVERAL
-        lines.append(
-            f"mean of {len(inputs)} checkpoints; the statistics of BatchNorms are means, too, and "
-            "counters are those of the first"
-        )
-    weights = Weights(recognise(contents.weights), contents.weights)
-    if layout is not None:
-        try:
-            weights = rename(contents.weights, layout)
-        except WeightsError as error:
-            raise WeightsError(f"--layout {layout}: {inputs[0]}: {error}") from error
+        kept = _OF_MODEL
+    weights = rename(contents.weights, layout, inputs[0])
     if weights.unknown:
         lines.append(
             f"left out, as the other layout has no such parameter ({len(weights.unknown)}): "
             f"{summary(weights.unknown)}"
         )
-    extras = {key: extras[key] for key in kept if key in extras and _is_plain(extras[key])}
-    dropped = [key for key in contents.extras if key not in extras]
-    if dropped:
-        lines.append(f"left out, as it is not weights: {', '.join(map(str, dropped))}")
-    _write(output, _separate(weights.tensors), extras)
+    extras = {k: v for k, v in contents.extras.items() if k in kept and _is_plain(v)}
+    if dropped := [str(key) for key in contents.extras if key not in extras]:
+        lines.append(f"left out, as it is not weights: {', '.join(dropped)}")
+    _write(output, weights, extras)
     lines.append(_describe("wrote", output, weights.tensors))
     return lines
 
@@ -86,31 +73,25 @@ def _check_output(inputs: Sequence[Path], output: Path, overwrite: bool) -> None
         raise WeightsError(f"{output}: the output's suffix has to be one of {', '.join(SUFFIXES)}")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output}: there is no folder {output.parent}")
-    if not output.exists():
-        return
-    if output.is_dir():
-        raise WeightsError(f"{output} is a folder; expected the name of a file to write")
-    if any(output.samefile(file) for file in inputs):
+    if output.exists() and any(output.samefile(file) for file in inputs):
         raise WeightsError(f"{output} is an input; give the output another name")
-    if not overwrite:
+    if output.exists() and not overwrite:
         raise WeightsError(f"{output} exists; give another name, or --overwrite")
 
 
 def _read(path: str | Path, allow_pickle: bool, lines: list[str]) -> FileContents:
     contents = read_weights(path, allow_pickle)
-    try:
-        lines.append(_describe("read", path, contents.weights))
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
+    lines.append(_describe("read", path, contents.weights))
     return contents
 
 
 def _describe(what: str, file: str | Path, tensors: dict[str, Tensor]) -> str:
-    backbone = describe_backbone(to_ours(tensors).tensors)
+    weights = to_ours(tensors, file)
+    backbone = describe_backbone(weights.tensors)
     count = sum(tensor.numel() for tensor in tensors.values())
     size = sum(tensor.nbytes for tensor in tensors.values())
     return (
-        f"{what} {file}: {recognise(tensors).value}{f', {backbone}' if backbone else ''}; "
+        f"{what} {file}: {weights.layout.value}{f', {backbone}' if backbone else ''}; "
         f"{len(tensors)} tensors, {count / 1e6:.2f} M numbers, {size / 1e6:.1f} MB"
     )
 
@@ -120,20 +101,21 @@ def _mean(
 ) -> dict[str, Tensor]:
     """Of the floating-point tensors, computed in float64; of the others the first's."""
     sums = {name: tensor.double() for name, tensor in first.items() if tensor.is_floating_point()}
+    shapes = {name: tensor.shape for name, tensor in first.items()}
     for path in inputs[1:]:
         other = _read(path, allow_pickle, lines).weights
-        differing = [
-            name
-            for name in first.keys() | other.keys()
-            if name not in first or name not in other or first[name].shape != other[name].shape
-        ]
+        differing = shapes.items() ^ {name: tensor.shape for name, tensor in other.items()}.items()
         if differing:
             raise WeightsError(
                 f"{path} is of another model than {inputs[0]}, so that they have no mean; they "
-                f"differ in {summary(sorted(differing))}"
+                f"differ in {summary(sorted({name for name, _ in differing}))}"
             )
         for name, total in sums.items():
             total += other[name]
+    lines.append(
+        f"mean of {len(inputs)} checkpoints; the statistics of BatchNorms are means, too, and "
+        "counters are those of the first"
+    )
     means = {name: total / len(inputs) for name, total in sums.items()}
     return {name: means.get(name, tensor).to(tensor.dtype) for name, tensor in first.items()}
 
@@ -146,29 +128,16 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor with memory of its own, as safetensors needs it and as small files have it."""
-    seen, separate = set(), {}
-    for name, tensor in tensors.items():
-        tensor = tensor.contiguous()
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
-            tensor = tensor.clone()
-        seen.add(tensor.untyped_storage().data_ptr())
-        separate[name] = tensor
-    return separate
-
-
-def _write(output: Path, tensors: dict[str, Tensor], extras: dict[str, Any]) -> None:
-    # A crash while writing must not leave half a file under the name.
-    partial = output.with_name(f"{output.name}.partial")
-    try:
+def _write(output: Path, weights: Weights, extras: dict[str, Any]) -> None:
+    # Each with memory of its own, as safetensors needs it and as small files have it.
+    tensors = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in weights.tensors.items()
+    }
+    is_mmsegmentation = recognise(tensors) in (Layout.RELEASED, Layout.RELEASED_PLUS)
+    with replacing(output) as partial:
         if output.suffix == ".safetensors":
             texts = {key: json.dumps(value, ensure_ascii=False) for key, value in extras.items()}
             save_file(tensors, partial, metadata={"format": "pt", **texts})
         else:
-            key = "state_dict" if recognise(tensors) in _MMSEGMENTATION else "model"
-            torch.save({key: tensors, **extras}, partial)
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+            torch.save({"state_dict" if is_mmsegmentation else "model": tensors, **extras}, partial)

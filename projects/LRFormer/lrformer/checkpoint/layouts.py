@@ -1,18 +1,16 @@
 """Whose weights a file holds: recognised by the parameters' names, and given our names."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from torch import Tensor
 
-from lrformer.layers.variants import VARIANTS
+from lrformer.layers import VARIANTS
 
+from .names import from_old_mask2former, from_released, is_released, to_released
 from .reading import WeightsError
-from .released import from_released, is_released, to_released
-
-_BACKBONE = "backbone."
 
 
 class Layout(Enum):
@@ -36,21 +34,26 @@ class Layout(Enum):
         """Whether the names are this project's."""
         return self in (Layout.OURS, Layout.OURS_IMAGENET)
 
+    @property
+    def is_released(self) -> bool:
+        """Whether the names are the authors'."""
+        return self.name.startswith("RELEASED")
+
 
 @dataclass
 class Weights:
-    """A file's weights under our names, and what of the file has no such name."""
+    """A file's weights under other names, and what of the file has no such name."""
 
     layout: Layout
     tensors: dict[str, Tensor]
     unknown: list[str] = field(default_factory=list)
 
 
-def recognise(names: Iterable[str]) -> Layout:
-    """The layout that has these parameter names.
+def recognise(names: Iterable[str], file: str | Path = "the file") -> Layout:
+    """The layout that has the parameter names in a file.
 
     Raises:
-        WeightsError: some are of one layout, some of another.
+        WeightsError: some are of one layout, some of another; it names the file.
     """
     names = set(names)
 
@@ -58,87 +61,55 @@ def recognise(names: Iterable[str]) -> Layout:
         return any(name.startswith(starts) for name in names)
 
     is_plus = some("decode_head.pixel_decoder.", "decode_head.transformer_decoder.")
-    found = [
-        layout
-        for layout, there in {
-            Layout.OURS: some("backbone.stem.conv1."),
-            Layout.OURS_IMAGENET: some("stem.conv1.") and some("stages.0.blocks."),
-            Layout.RELEASED: is_released(names) and not is_plus,
-            Layout.RELEASED_PLUS: is_released(names) and is_plus,
-            Layout.RELEASED_IMAGENET: some("patch_embed1.conv1."),
-        }.items()
-        if there
-    ]
+    signs = {
+        Layout.OURS: some("backbone.stem.conv1."),
+        Layout.OURS_IMAGENET: some("stem.conv1.") and some("stages.0.blocks."),
+        Layout.RELEASED_PLUS if is_plus else Layout.RELEASED: is_released(names),
+        Layout.RELEASED_IMAGENET: some("patch_embed1.conv1."),
+    }
+    found = [layout for layout, is_there in signs.items() if is_there]
     if len(found) > 1:
-        raise WeightsError(
-            "the names are a mixture of "
-            + " and ".join(layout.value for layout in found)
-            + "; expected those of one model"
-        )
+        kinds = " and ".join(layout.value for layout in found)
+        raise WeightsError(f"{file}: the names are a mixture of {kinds}; expected one model's")
     if found:
         return found[0]
     return Layout.MASK2FORMER if some("sem_seg_head.predictor.transformer_") else Layout.OTHER
 
 
-def to_ours(weights: Mapping[str, Tensor]) -> Weights:
-    """Weights of any layout under the names that a model of this project has.
+def to_ours(weights: Mapping[str, Tensor], file: str | Path = "the file") -> Weights:
+    """A file's weights, of any layout, under the names that a model of this project has.
 
     Raises:
         WeightsError: see :func:`recognise`.
     """
-    layout = recognise(weights)
-    if layout in (Layout.RELEASED, Layout.RELEASED_PLUS):
-        return Weights(layout, *from_released(weights))
-    if layout is Layout.RELEASED_IMAGENET:
-        return Weights(layout, *_of_bare_names(from_released, weights))
-    if layout is Layout.OURS_IMAGENET:
-        own = [name for name in weights if name.startswith(("stem.", "stages."))]
-        unknown = [name for name in weights if name not in own]
-        return Weights(layout, {_BACKBONE + name: weights[name] for name in own}, unknown)
+    layout = recognise(weights, file)
+    tensors, unknown = from_released(weights) if layout.is_released else (dict(weights), [])
+    if layout.is_imagenet:
+        # No model here has the classifier, which keeps its name.
+        prefixes = {name: "" if name.startswith("head.") else "backbone." for name in tensors}
+        tensors = {prefixes[name] + name: tensor for name, tensor in tensors.items()}
     if layout is Layout.MASK2FORMER:
-        return Weights(layout, {_todays_mask2former(k): v for k, v in weights.items()})
-    return Weights(layout, dict(weights))
+        tensors = {from_old_mask2former(name): tensor for name, tensor in tensors.items()}
+    return Weights(layout, tensors, unknown)
 
 
-def rename(weights: Mapping[str, Tensor], to: str) -> Weights:
-    """Weights under the names of the same kind of file of this project or of the authors.
+def rename(weights: Mapping[str, Tensor], to: str | None, file: str | Path) -> Weights:
+    """A file's weights under the names of the same kind of file of ``to``: "ours" or "released".
 
-    Args:
-        weights: of LRFormer, under the names of either.
-        to: "ours" or "released".
+    None keeps the names, of any file.
 
     Raises:
         WeightsError: these are not LRFormer's weights.
     """
-    layout = recognise(weights)
-    if layout in (Layout.MASK2FORMER, Layout.OTHER):
-        raise WeightsError(
-            f"it is {layout.value} and holds no LRFormer, which alone has names of both layouts"
-        )
-    if layout.is_ours == (to == "ours"):
+    layout = recognise(weights, file)
+    if to is None or (layout.is_ours if to == "ours" else layout.is_released):
         return Weights(layout, dict(weights))
-    change = to_released if layout.is_ours else from_released
-    if not layout.is_imagenet:
-        return Weights(layout, *change(weights))
-    # The classifier has the same name in both.
-    head = {name: tensor for name, tensor in weights.items() if name.startswith("head.")}
-    renamed, unknown = _of_bare_names(change, weights)
-    renamed = {name.removeprefix(_BACKBONE): tensor for name, tensor in renamed.items()}
-    return Weights(layout, renamed | head, [name for name in unknown if name not in head])
-
-
-def _of_bare_names(
-    change: Callable, weights: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], list[str]]:
-    """``change`` of weights whose names lack the ``backbone.`` that it expects and gives."""
-    changed, unknown = change({_BACKBONE + name: tensor for name, tensor in weights.items()})
-    return changed, [name.removeprefix(_BACKBONE) for name in unknown]
-
-
-def _todays_mask2former(name: str) -> str:
-    # The first published checkpoints spell these differently.
-    name = re.sub(r"^sem_seg_head\.(?!pixel_decoder\.|predictor\.)", r"\g<0>pixel_decoder.", name)
-    return name.replace(".predictor.static_query.", ".predictor.query_feat.")
+    if not (layout.is_ours or layout.is_released):
+        raise WeightsError(
+            f"--layout {to}: {file} is {layout.value} and holds no LRFormer, which alone has names "
+            "of both layouts"
+        )
+    return Weights(layout, *(to_released if layout.is_ours else from_released)(weights))
 
 
 # By the channels of the stages.
@@ -149,22 +120,14 @@ _VARIANTS = {
 
 
 def describe_backbone(tensors: Mapping[str, Tensor]) -> str | None:
-    """Which LRFormer these weights have, in words, or None where they have none.
-
-    Args:
-        tensors: our name -> tensor; only the shapes matter.
-    """
-    first = tensors.get("backbone.stem.conv4.weight")
-    if first is None:
+    """Which LRFormer these weights (our name -> tensor) have, in words; None: none."""
+    embeddings = ["backbone.stem.conv4.weight"]
+    embeddings += [f"backbone.stages.{i}.embed.proj.weight" for i in (1, 2, 3)]
+    if embeddings[0] not in tensors:
         return None
-    embeddings = [tensors.get(f"backbone.stages.{i}.embed.proj.weight") for i in (1, 2, 3)]
-    channels = tuple(0 if w is None else len(w) for w in (first, *embeddings))
-    blocks = [set(), set(), set(), set()]
-    for name in tensors:
-        if match := re.match(r"backbone\.stages\.([0-3])\.blocks\.(\d+)\.", name):
-            blocks[int(match[1])].add(match[2])
+    channels = tuple(len(tensors[name]) if name in tensors else 0 for name in embeddings)
+    parts = [name.split(".") for name in tensors if name.startswith("backbone.stages.")]
+    blocks = {(part[2], part[4]) for part in parts if part[3] == "blocks"}
+    depths = ", ".join(str(sum(stage == n for stage, _ in blocks)) for n in "0123")
     name = f"LRFormer-{_VARIANTS[channels]}" if channels in _VARIANTS else "an LRFormer"
-    return (
-        f"{name} (channels {', '.join(map(str, channels))}; "
-        f"blocks {', '.join(str(len(x)) for x in blocks)})"
-    )
+    return f"{name} (channels {', '.join(map(str, channels))}; blocks {depths})"

@@ -1,7 +1,7 @@
 """Files of weights: what kind a file is, and the tensors in it."""
 
+import contextlib
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,19 +22,12 @@ _ZIP = b"PK\x03\x04"
 _LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
 # How files begin that are downloaded or named by mistake.
-_OTHER_KINDS = [
-    (b"version https://git-lfs", "a git-LFS pointer, not the file itself; fetch it: git lfs pull"),
-    (b"<", "a web page (HTML) or XML, not weights; use the address of the file itself"),
-    (b"{", "a JSON text, not weights"),
-    (b"\x1f\x8b", "a gzip archive; unpack it first"),
-    (b"BZh", "a bzip2 archive; unpack it first"),
-    (b"\xfd7zXZ", "an xz archive; unpack it first"),
-    (b"7z\xbc\xaf", "a 7z archive; unpack it first"),
-    (b"Rar!", "a rar archive; unpack it first"),
-    (b"\x89HDF", "an HDF5 file, not weights of PyTorch"),
-    (b"\x89PNG", "a PNG picture, not weights"),
-    (b"\xff\xd8\xff", "a JPEG picture, not weights"),
-]
+_OTHER_KINDS = {
+    b"version https://git-lfs": "a git-LFS pointer, not the file itself; fetch it: git lfs pull",
+    b"<": "a web page (HTML) or XML, not weights; use the address of the file itself",
+    b"{": "a JSON text, not weights",
+    b"\x1f\x8b": "a gzip archive; unpack it first",
+}
 
 
 class WeightsError(ValueError):
@@ -49,25 +42,29 @@ class FileContents:
     extras: dict[str, Any] = field(default_factory=dict)
 
 
-def find_file(path_or_url: str) -> Path:
+def check_weights_exist(path_or_url: str | Path) -> None:
+    """Raise FileNotFoundError where this is a path at which there is no file."""
+    if "://" in str(path_or_url) or Path(path_or_url).is_file():
+        return
+    is_folder = " (it is a folder)" if Path(path_or_url).is_dir() else ""
+    raise FileNotFoundError(
+        f"there is no file of weights {path_or_url}{is_folder} (looked from {Path.cwd()})"
+    )
+
+
+def find_file(path_or_url: str | Path) -> Path:
     """The local file of a path, or of a URL, which is downloaded into iopath's cache.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        WeightsError: the download failed.
+    Raises FileNotFoundError where there is no such file, WeightsError where the download fails.
     """
-    path_or_url = str(path_or_url)
-    if "://" not in path_or_url:
-        path = Path(path_or_url)
-        if path.is_file():
-            return path
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{path_or_url} {what} (looked from {Path.cwd()})")
+    check_weights_exist(path_or_url)
+    if "://" not in str(path_or_url):
+        return Path(path_or_url)
     # Not above: files can be read without detectron2.
     from detectron2.utils.file_io import PathManager
 
     try:
-        return Path(PathManager.get_local_path(path_or_url))
+        return Path(PathManager.get_local_path(str(path_or_url)))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path_or_url} could not be downloaded: {error}") from error
 
@@ -101,10 +98,8 @@ def read_file(path: Path, allow_pickle: bool = False) -> FileContents:
     """
     loaded, metadata = _load(path, allow_pickle)
     if not isinstance(loaded, Mapping):
-        raise WeightsError(
-            f"{path} holds an object of type {type(loaded).__name__}; expected names mapped to "
-            "tensors"
-        )
+        kind = type(loaded).__name__
+        raise WeightsError(f"{path} holds an object of type {kind}; expected names and tensors")
     key = next((k for k in _WEIGHTS_KEYS if isinstance(loaded.get(k), Mapping)), None)
     weights = loaded if key is None else loaded[key]
     extras = metadata if key is None else {k: v for k, v in loaded.items() if k != key}
@@ -112,42 +107,43 @@ def read_file(path: Path, allow_pickle: bool = False) -> FileContents:
 
 
 def _load(path: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
-    size = path.stat().st_size
+    """The file's object, and what safetensors say beside it."""
     with open(path, "rb") as file:
         head = file.read(512)
-    if size == 0:
+    if not head:
         raise WeightsError(f"{path} is empty (0 bytes); download or copy it again")
     if head[5:9] == b"\0\0\0{":  # the length of the header, in eight bytes, and its first
         return _load_safetensors(path)
-    text = head.lstrip().lower()
-    for start, kind in _OTHER_KINDS:
-        if head.startswith(start) or text.startswith(start):
+    for start, kind in _OTHER_KINDS.items():
+        if head.lstrip().startswith(start):
             raise WeightsError(f"{path} is {kind}")
-    if head.startswith(_ZIP):
-        _check_zip(path, size)
     is_torch = head.startswith(_ZIP) or _LEGACY_TORCH in head[:16]
     try:
         return (load_torch if is_torch else load_pickle)(path, allow_pickle), {}
+    except MemoryError:
+        raise
     except PickleRefused as error:
         raise WeightsError(
             f"{path} is refused: it is a pickle that needs {error} besides tensors, and loading it "
             "could run code. If you trust where it comes from, set MODEL.WEIGHTS_ALLOW_PICKLE to "
             "True (tools without a config: --allow-pickle)"
         ) from error
-    except MemoryError:
-        raise
     except Exception as error:  # damaged pickles raise any kind
         if not is_torch and head[:1] != b"\x80":
-            start = head[:16]
             raise WeightsError(
-                f"{path} is of no kind that is known here (it begins with {start!r}); expected a "
-                "checkpoint of PyTorch or detectron2, or safetensors"
+                f"{path} is of no kind that is known here (it begins with {head[:16]!r}); expected "
+                "a checkpoint of PyTorch or detectron2, or safetensors"
             ) from error
-        reason = str(error).strip().partition("\n")[0]
-        raise WeightsError(
-            f"{path} is damaged or cut off ({size:,} bytes; {type(error).__name__}: {reason}); "
-            "download or copy it again"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    # PyTorch's first sentence; the next ones advise to load without safety.
+    reason = str(error).strip().split("\n")[0].split(". ")[0]
+    return WeightsError(
+        f"{path} is damaged, cut off or no checkpoint ({path.stat().st_size:,} bytes; "
+        f"{type(error).__name__}: {reason}); download or copy it again"
+    )
 
 
 def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -156,10 +152,7 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise WeightsError(
-            f"{path} is safetensors, but damaged or cut off ({path.stat().st_size:,} bytes; "
-            f"{error}); download or copy it again"
-        ) from error
+        raise _damaged(path, error) from error
     metadata.pop("format", None)
     return weights, {name: _from_json(text) for name, text in metadata.items()}
 
@@ -171,40 +164,18 @@ def _from_json(text: str) -> Any:
         return text
 
 
-def _check_zip(path: Path, size: int) -> None:
-    if not zipfile.is_zipfile(path):
-        raise WeightsError(
-            f"{path} is cut off: it begins as a checkpoint of PyTorch, but its end is missing "
-            f"({size:,} bytes); download or copy it again"
-        )
-    with zipfile.ZipFile(path) as archive:
-        names = {name.rpartition("/")[2] for name in archive.namelist()}
-    if "data.pkl" not in names:
-        raise WeightsError(f"{path} is a zip archive, not a checkpoint of PyTorch; unpack it first")
-    if "constants.pkl" in names:
-        raise WeightsError(
-            f"{path} is an exported TorchScript model; expected a checkpoint with its parameters"
-        )
-
-
 def _tensors(weights: Mapping, path: Path) -> dict[str, Tensor]:
-    if not any(isinstance(value, Tensor | np.ndarray) for value in weights.values()):
-        some = ", ".join(map(str, list(weights)[:6])) or "nothing"
-        raise WeightsError(
-            f"{path} holds no tensors where they are expected, under names of their own, 'model' "
-            f"or 'state_dict'; it holds: {some}"
-        )
+    if not weights:
+        raise WeightsError(f"{path} holds no tensors")
     tensors = {}
     for name, value in weights.items():
         if isinstance(value, np.ndarray | np.generic):
-            try:
+            with contextlib.suppress(TypeError):  # of texts and objects
                 value = torch.from_numpy(np.asarray(value))
-            except (TypeError, ValueError) as error:
-                raise WeightsError(f"{path}: {name} cannot be a tensor: {error}") from error
         if not isinstance(value, Tensor):
             raise WeightsError(
-                f"{path}: {name} is of type {type(value).__name__} among the tensors; expected "
-                "names mapped to tensors only"
+                f"{path}: {name} is of type {type(value).__name__}; expected names mapped to "
+                "tensors only, as the file's object or under 'model' or 'state_dict' in it"
             )
         name = str(name).removeprefix("module.")
         if name in tensors:

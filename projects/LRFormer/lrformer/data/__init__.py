@@ -1,9 +1,9 @@
 """Datasets, augmentation and loaders. Importing it registers the datasets."""
 
 from .build import MAPPERS, build_mapper, build_test_loader, build_train_loader
-from .builtin import load_dataset, register_sem_seg
+from .catalog import load_dataset, metadata_of, things_of
 from .mappers import SemSegMapper
-from .tree import DatasetError, SemSegTree
+from .tree import DatasetError, SemSegTree, register_sem_seg
 from .verify import verify_dataset
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "load_dataset",
+    "metadata_of",
     "register_sem_seg",
+    "things_of",
     "verify_dataset",
 ]

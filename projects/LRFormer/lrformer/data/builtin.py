@@ -1,29 +1,96 @@
-"""Registrations in detectron2's catalogs, and loading by name with errors that say what to do.
+"""The datasets that are known by name; importing this registers them with detectron2.
 
-Importing this module registers COCO-Stuff, CamVid and the demo scenes (with label maps, objects and
-panoptic segments) under the root that detectron2 uses (``DETECTRON2_DATASETS``, by default
-``datasets``), and gives detectron2's own
-ADE20K and Cityscapes the colours that their metadata lacks.
+ADE20K and Cityscapes are detectron2's own; they are given the colours that their metadata lacks.
 """
 
-import dataclasses
 import os
-from collections.abc import Sequence
-from pathlib import Path, PurePath
+from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import load_coco_json
+from detectron2.data.datasets.coco_panoptic import register_coco_panoptic
 
-from . import demo_scenes, metadata
-from .coco import check_coco_files, register_demo_scenes
-from .tree import DatasetError, SemSegTree
+from . import metadata
+from .tree import SemSegTree, register_sem_seg
 
-_CAMVID_SPLITS = {
-    "train": ("train",),
-    "val": ("val",),
-    "test": ("test",),
-    "trainval": ("train", "val"),
+_TRAIN_VAL = {"train": ("train",), "val": ("val",)}
+
+
+class RawLabels(NamedTuple):
+    """Label maps as released: their folder, their ending, and the label of each raw id."""
+
+    folder: str
+    suffix: str
+    table: np.ndarray
+
+
+class KnownDataset(NamedTuple):
+    """A dataset of label maps. In folders, relative to the root of all, {} is a part of it."""
+
+    images: str
+    labels: str
+    prepare: str  # the command that makes the label maps
+    colors: tuple
+    classes: tuple[str, ...] | None = None  # None: detectron2 registers the dataset
+    splits: dict[str, tuple[str, ...]] = _TRAIN_VAL  # the parts that make a split
+    counts: dict[str, int] = {}  # images of the splits that ``prepare`` makes
+    raw: RawLabels | None = None  # what it makes them from, where only labels change
+    options: dict = {}  # of the tree
+
+
+DATASETS = {
+    "ade20k_sem_seg": KnownDataset(
+        images="ADEChallengeData2016/images/{}",
+        labels="ADEChallengeData2016/annotations_detectron2/{}",
+        splits={"train": ("training",), "val": ("validation",)},
+        prepare="python datasets/prepare_ade20k.py",
+        colors=metadata.ADE20K_COLORS,
+        counts={"train": 20210, "val": 2000},
+        raw=RawLabels("ADEChallengeData2016/annotations/{}", ".png", metadata.ADE20K_RAW_IDS),
+    ),
+    "cityscapes_fine_sem_seg": KnownDataset(
+        images="cityscapes/leftImg8bit/{}",
+        labels="cityscapes/gtFine/{}",
+        splits=_TRAIN_VAL | {"test": ("test",)},
+        prepare="python datasets/prepare_cityscapes.py",
+        colors=metadata.CITYSCAPES_COLORS,
+        counts={"train": 2975, "val": 500},
+        raw=RawLabels("cityscapes/gtFine/{}", "_gtFine_labelIds.png", metadata.CITYSCAPES_RAW_IDS),
+        options={
+            "image_suffixes": ("_leftImg8bit.png",),
+            "label_suffix": "_gtFine_labelTrainIds.png",
+            "nested": True,
+        },
+    ),
+    "coco_stuff_sem_seg": KnownDataset(
+        images="coco/{}",
+        labels="coco/stuffthingmaps_detectron2/{}",
+        splits={"train": ("train2017",), "val": ("val2017",)},
+        prepare="python datasets/prepare_coco_stuff.py",
+        colors=metadata.COCO_STUFF_COLORS,
+        classes=metadata.COCO_STUFF_CLASSES,
+        counts={"train": 118287, "val": 5000},
+        raw=RawLabels("coco/stuffthingmaps/{}", ".png", metadata.COCO_STUFF_RAW_IDS),
+    ),
+    "camvid_sem_seg": KnownDataset(
+        images="camvid/images/{}",
+        labels="camvid/annotations/{}",
+        splits=_TRAIN_VAL | {"test": ("test",), "trainval": ("train", "val")},
+        prepare="python datasets/prepare_camvid.py --source <the release that you have>",
+        colors=metadata.CAMVID_COLORS,
+        classes=metadata.CAMVID_CLASSES,
+        counts={"train": 367, "val": 101, "test": 233},
+    ),
+    "demo_scenes_sem_seg": KnownDataset(
+        images="demo_scenes/images/{}",
+        labels="demo_scenes/annotations/{}",
+        prepare="python datasets/make_demo_scenes.py",
+        colors=metadata.DEMO_COLORS,
+        classes=metadata.DEMO_CLASSES,
+    ),
 }
-_WITH_OBJECTS = ("demo_scenes_instance", "demo_scenes_panoptic", "coco_2017")
 
 
 def default_root() -> str:
@@ -31,164 +98,63 @@ def default_root() -> str:
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
-def register_sem_seg(
-    tree: SemSegTree,
-    classes: Sequence[str],
-    colors: Sequence[tuple[int, int, int]],
-    ignore_label: int = metadata.IGNORE_LABEL,
-) -> None:
-    """Register a dataset of images and label maps under ``tree.name``; any of your own too.
-
-    Nothing is read before the dataset is used. A name that is registered already is left as it is.
-
-    Args:
-        tree: where the files are.
-        classes: the name of each label, from 0 on.
-        colors: the RGB colour of each class, 0 to 255.
-        ignore_label: the label of pixels that count neither in training nor in testing.
-    """
-    if tree.name in DatasetCatalog:
-        return
-    if len(classes) != len(colors):
-        raise ValueError(f"{tree.name}: {len(classes)} classes but {len(colors)} colours.")
-    DatasetCatalog.register(tree.name, tree.load)
-    images, labels = (os.path.commonpath(folders) for folders in zip(*tree.folders, strict=True))
-    MetadataCatalog.get(tree.name).set(
-        stuff_classes=list(classes),
-        stuff_colors=[list(color) for color in colors],
-        image_root=os.path.join(tree.root, images),
-        sem_seg_root=os.path.join(tree.root, labels),
-        ignore_label=ignore_label,
-        evaluator_type="sem_seg",
-    )
-
-
-def dataset_trees(root: str) -> dict[str, SemSegTree]:
-    """The trees of all datasets below ``root``, detectron2's ADE20K and Cityscapes among them."""
-    trees = []
-    for split, part in (("train", "training"), ("val", "validation")):
-        base = "ADEChallengeData2016"
-        trees.append(
-            SemSegTree(
-                f"ade20k_sem_seg_{split}",
-                root,
-                ((f"{base}/images/{part}", f"{base}/annotations_detectron2/{part}"),),
-                prepare="python datasets/prepare_ade20k.py",
-                image_suffixes=(".jpg",),
-            )
-        )
-    for split in ("train", "val"):
-        trees.append(
-            SemSegTree(
-                f"cityscapes_fine_sem_seg_{split}",
-                root,
-                ((f"cityscapes/leftImg8bit/{split}", f"cityscapes/gtFine/{split}"),),
-                prepare="python datasets/prepare_cityscapes.py",
-                image_suffixes=("_leftImg8bit.png",),
-                label_suffix="_gtFine_labelTrainIds.png",
-                nested=True,
-            )
-        )
-        trees.append(
-            SemSegTree(
-                f"coco_stuff_sem_seg_{split}",
-                root,
-                ((f"coco/{split}2017", f"coco/stuffthingmaps_detectron2/{split}2017"),),
-                prepare="python datasets/prepare_coco_stuff.py",
-                image_suffixes=(".jpg",),
-            )
-        )
-        trees.append(
-            SemSegTree(
-                f"demo_scenes_sem_seg_{split}",
-                root,
-                ((f"demo_scenes/images/{split}", f"demo_scenes/annotations/{split}"),),
-                prepare="python datasets/make_demo_scenes.py",
-            )
-        )
-    for split, parts in _CAMVID_SPLITS.items():
-        trees.append(
-            SemSegTree(
-                f"camvid_sem_seg_{split}",
-                root,
-                tuple((f"camvid/images/{part}", f"camvid/annotations/{part}") for part in parts),
-                prepare="python datasets/prepare_camvid.py --source <the release that you have>",
-            )
-        )
-    return {tree.name: tree for tree in trees}
+def dataset_tree(root: str, name: str, split: str) -> SemSegTree:
+    """The tree below ``root`` of a split of one of ``DATASETS``."""
+    data = DATASETS[name]
+    parts = data.splits[split]
+    folders = tuple((data.images.format(part), data.labels.format(part)) for part in parts)
+    return SemSegTree(f"{name}_{split}", root, folders, data.prepare, **data.options)
 
 
 def register_all(root: str) -> None:
-    """Register every dataset of this project below ``root``."""
-    palettes = {
-        "coco_stuff_sem_seg": (metadata.COCO_STUFF_CLASSES, metadata.COCO_STUFF_COLORS),
-        "camvid_sem_seg": (metadata.CAMVID_CLASSES, metadata.CAMVID_COLORS),
-        "demo_scenes_sem_seg": (demo_scenes.CLASSES, demo_scenes.COLORS),
-    }
-    for name, tree in dataset_trees(root).items():
-        palette = palettes.get(name.rpartition("_")[0])
-        if palette is not None:
-            register_sem_seg(tree, *palette)
-    register_demo_scenes(root)
+    """Register every dataset of this project below ``root``, and complete detectron2's."""
+    for name, data in DATASETS.items():
+        for split in data.splits:
+            if data.classes is not None:
+                register_sem_seg(dataset_tree(root, name, split), data.classes, data.colors)
+            elif not MetadataCatalog.get(f"{name}_{split}").get("stuff_colors"):
+                colors = [list(color) for color in data.colors]
+                MetadataCatalog.get(f"{name}_{split}").stuff_colors = colors
+    for split in _TRAIN_VAL:
+        _register_demo_objects(os.path.join(root, "demo_scenes"), split)
 
 
-def complete_builtin_metadata() -> None:
-    """Give detectron2's ADE20K and Cityscapes their colours, where it has none."""
-    palettes = {
-        "ade20k_sem_seg": metadata.ADE20K_COLORS,
-        "cityscapes_fine_sem_seg": metadata.CITYSCAPES_COLORS,
-    }
-    for prefix, palette in palettes.items():
-        for name in (f"{prefix}_train", f"{prefix}_val", f"{prefix}_test"):
-            if name in DatasetCatalog and not MetadataCatalog.get(name).get("stuff_colors"):
-                MetadataCatalog.get(name).stuff_colors = [list(color) for color in palette]
+def _register_demo_objects(base: str, split: str) -> None:
+    """Register ``demo_scenes_instance_*``, and with the labels of "sem_seg" the panoptic sets."""
+    instance, panoptic = f"demo_scenes_instance_{split}", f"demo_scenes_panoptic_{split}"
+    if instance in DatasetCatalog:
+        return
+    classes, colors = list(metadata.DEMO_CLASSES), [list(color) for color in metadata.DEMO_COLORS]
+    things = [classes.index(name) for name in metadata.DEMO_THINGS]
+    contiguous = {label + 1: i for i, label in enumerate(things)}
+    annotations, images = os.path.join(base, "annotations"), os.path.join(base, "images", split)
+    objects = os.path.join(annotations, f"instances_{split}.json")
+    DatasetCatalog.register(instance, partial(_load_objects, objects, images, contiguous))
+    MetadataCatalog.get(instance).set(
+        json_file=objects,
+        image_root=images,
+        evaluator_type="coco",
+        thing_classes=[classes[label] for label in things],
+        thing_colors=[colors[label] for label in things],
+        thing_dataset_id_to_contiguous_id=contiguous,
+    )
+    stuff = [label for label in range(len(classes)) if label not in things]
+    meta = {}
+    for kind, labels in (("thing", things), ("stuff", stuff)):
+        meta |= {f"{kind}_classes": classes, f"{kind}_colors": colors}
+        meta[f"{kind}_dataset_id_to_contiguous_id"] = {label + 1: label for label in labels}
+    maps = os.path.join(base, "panoptic", split)
+    segments = os.path.join(annotations, f"panoptic_{split}.json")
+    register_coco_panoptic(panoptic, meta, images, maps, segments, objects)
 
 
-def _detectron2_tree(name: str) -> SemSegTree | None:
-    """The tree of one of detectron2's own datasets, where detectron2 looks for it; else None."""
-    if not name.startswith(("ade20k_sem_seg_", "cityscapes_fine_sem_seg_")):
-        return None
-    meta = MetadataCatalog.get(name)
-    images = Path(meta.get("image_root") or meta.image_dir).absolute()
-    tree = dataset_trees("").get(name)
-    if tree is None:
-        return None
-    # detectron2 read the root when it was imported; what it holds counts, not the variable now.
-    depth = len(PurePath(tree.folders[0][0]).parts)
-    return dataclasses.replace(tree, root=str(images.parents[depth - 1]))
-
-
-def load_dataset(name: str) -> list[dict]:
-    """Load a registered dataset as detectron2 dataset dicts.
-
-    Raises:
-        DatasetError: the name is unknown, or the files are not where they should be.
-    """
-    if name not in DatasetCatalog:
-        known = sorted(n for n in DatasetCatalog.list() if "sem_seg" in n)
-        masks = sorted(n for n in DatasetCatalog.list() if n.startswith(_WITH_OBJECTS))
-        raise DatasetError(
-            f"DATASETS.TRAIN / DATASETS.TEST: there is no dataset named {name!r}. "
-            f"Semantic segmentation datasets are: {', '.join(known)}. "
-            f"Instance and panoptic segmentation datasets are: {', '.join(masks)}."
-        )
-    tree = _detectron2_tree(name)
-    if tree is not None:
-        tree.load()  # for its errors: detectron2's own say little
-    check_coco_files(name)
-    try:
-        records = DatasetCatalog.get(name)
-    except DatasetError:
-        raise
-    except (AssertionError, OSError, KeyError, TypeError, ValueError) as error:
-        meta = MetadataCatalog.get(name)
-        source = meta.get("panoptic_json") or meta.get("json_file")
-        where = f" from {source}" if source else ""
-        raise DatasetError(f"{name}: the dataset could not be loaded{where}: {error!r}.") from error
-    if not records:
-        raise DatasetError(f"{name}: the dataset is empty.")
+def _load_objects(json_file: str, image_root: str, contiguous: dict[int, int]) -> list[dict]:
+    # With the dataset's name detectron2 would map the ids itself, and warn that 1 is not the first.
+    records = load_coco_json(json_file, image_root)
+    for record in records:
+        for annotation in record["annotations"]:
+            annotation["category_id"] = contiguous[annotation["category_id"]]
     return records
 
 
 register_all(default_root())
-complete_builtin_metadata()

@@ -1,36 +1,24 @@
 """From dataset dicts to the masks that LRFormer+ is trained on."""
 
-from typing import Any
-
 import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances
 
-from .fused_augmentation import count_labels
-from .mappers import (
-    SegmentationMapper,
-    SemSegMapper,
-    build_lsj_augmentation,
-    build_train_augmentation,
-)
+from .augmentation import count_labels
+from .mappers import SegmentationMapper, SemSegMapper
 from .masks import (
     check_category,
     masks_of_values,
-    number_segments,
     object_mask,
+    read_segments,
     stack_masks,
     transform_numbers,
 )
-from .reading import check_map_size, read_panoptic
-from .tree import DatasetError
 
 
 def _target(masks: torch.Tensor, classes: list[int] | np.ndarray) -> dict[str, Instances]:
     """{"instances"} of the masks' size, with ``gt_classes`` (T int64), ``gt_masks`` (T×H×W)."""
-    classes = torch.as_tensor(classes, dtype=torch.int64)
-    size = tuple(masks.shape[1:])
+    classes, size = torch.as_tensor(classes, dtype=torch.int64), tuple(masks.shape[1:])
     return {"instances": Instances(size, gt_classes=classes, gt_masks=BitMasks(masks))}
 
 
@@ -44,13 +32,10 @@ def _present(values_map: np.ndarray) -> np.ndarray:
 class MaskFormerSemanticMapper(SemSegMapper):
     """From label maps to "instances": a mask for each class that occurs; ignored pixels in none."""
 
-    def make_target(
-        self, truth: None, inputs: T.AugInput, transforms: T.TransformList, size: tuple[int, int]
-    ) -> dict[str, Any]:
-        label = inputs.sem_seg
-        classes = _present(label)
+    def make_target(self, truth, inputs, transforms, size):
+        classes = _present(inputs.sem_seg)
         classes = classes[classes != self.ignore_label]
-        return _target(masks_of_values(label, classes, size), classes.astype(np.int64))
+        return _target(masks_of_values(inputs.sem_seg, classes, size), classes.astype(np.int64))
 
 
 class MaskFormerInstanceMapper(SegmentationMapper):
@@ -62,35 +47,20 @@ class MaskFormerInstanceMapper(SegmentationMapper):
 
     annotation = "annotations"
 
-    @classmethod
-    def train_augmentation(cls, cfg: CfgNode) -> tuple[list[T.Augmentation | T.Transform], int]:
-        return build_train_augmentation(cfg, label_map=False), cfg.INPUT.SIZE_DIVISIBILITY
-
-    def read_truth(
-        self, dataset_dict: dict[str, Any], size: tuple[int, int]
-    ) -> tuple[None, tuple[str, tuple[int, int], list[dict]]]:
+    def read_truth(self, dataset_dict, size):
         file_name = dataset_dict["file_name"]
         objects = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
         for annotation in objects:
             check_category(annotation["category_id"], file_name, self.num_classes)
         return None, (file_name, size, objects)
 
-    def make_target(
-        self,
-        truth: tuple[str, tuple[int, int], list[dict]],
-        inputs: T.AugInput,
-        transforms: T.TransformList,
-        size: tuple[int, int],
-    ) -> dict[str, Any]:
+    def make_target(self, truth, inputs, transforms, size):
         file_name, old_size, objects = truth
         new_size = inputs.image.shape[:2]
-        masks, classes = [], []
-        for annotation in objects:
-            mask = object_mask(annotation, file_name, old_size, transforms, new_size)
-            if mask.any():
-                masks.append(mask)
-                classes.append(annotation["category_id"])
-        return _target(stack_masks(masks, size), classes)
+        masks = [object_mask(a, file_name, old_size, transforms, new_size) for a in objects]
+        seen = [i for i, mask in enumerate(masks) if mask.any()]
+        classes = [objects[i]["category_id"] for i in seen]
+        return _target(stack_masks([masks[i] for i in seen], size), classes)
 
 
 class MaskFormerPanopticMapper(SegmentationMapper):
@@ -102,34 +72,16 @@ class MaskFormerPanopticMapper(SegmentationMapper):
 
     annotation = "pan_seg_file_name"
 
-    def read_truth(
-        self, dataset_dict: dict[str, Any], size: tuple[int, int]
-    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        file_name = dataset_dict["pan_seg_file_name"]
-        segments = dataset_dict.get("segments_info")
-        if segments is None:
-            raise DatasetError(f"{file_name}: no segments_info in the dataset dict of its image.")
-        ids = read_panoptic(file_name)
-        check_map_size(ids, file_name, size)
-        for segment in segments:
-            check_category(segment["category_id"], file_name, self.num_classes)
-        numbers = number_segments(ids, segments, file_name)
-        classes = np.array(
-            [self.ignore_label]
-            + [
-                self.ignore_label if segment.get("iscrowd", 0) else segment["category_id"]
-                for segment in segments
-            ]
-        )
+    def read_truth(self, dataset_dict, size):
+        numbers = read_segments(dataset_dict, size, self.num_classes)
+        # By number: 0 is no segment.
+        segments = [{"iscrowd": 1}, *dataset_dict["segments_info"]]
+        ignored = self.ignore_label
+        classes = [ignored if s.get("iscrowd", 0) else s["category_id"] for s in segments]
+        classes = np.array(classes)
         return self._augmentable(classes)[numbers], (numbers, classes)
 
-    def make_target(
-        self,
-        truth: tuple[np.ndarray, np.ndarray],
-        inputs: T.AugInput,
-        transforms: T.TransformList,
-        size: tuple[int, int],
-    ) -> dict[str, Any]:
+    def make_target(self, truth, inputs, transforms, size):
         numbers, classes = truth
         numbers = transform_numbers(numbers, transforms)
         present = _present(numbers)
@@ -137,17 +89,13 @@ class MaskFormerPanopticMapper(SegmentationMapper):
         return _target(masks_of_values(numbers, present, size), classes[present])
 
 
-class _LargeScaleJitter:
-    """Large-scale jitter in the place of the other training augmentations."""
-
-    @classmethod
-    def train_augmentation(cls, cfg: CfgNode) -> tuple[list[T.Augmentation | T.Transform], int]:
-        return build_lsj_augmentation(cfg), cfg.INPUT.IMAGE_SIZE
-
-
-class COCOInstanceLSJMapper(_LargeScaleJitter, MaskFormerInstanceMapper):
+class COCOInstanceLSJMapper(MaskFormerInstanceMapper):
     """As its base, with large-scale jitter."""
 
+    large_scale_jitter = True
 
-class COCOPanopticLSJMapper(_LargeScaleJitter, MaskFormerPanopticMapper):
+
+class COCOPanopticLSJMapper(MaskFormerPanopticMapper):
     """As its base, with large-scale jitter."""
+
+    large_scale_jitter = True

@@ -1,6 +1,5 @@
 """From COCO's annotations to masks: polygons and run lengths, and maps of segment ids."""
 
-from collections import Counter
 from typing import Any
 
 import cv2
@@ -10,17 +9,12 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.structures.masks import polygons_to_bitmask
 
+from .reading import Size, check_map_size, compare_sizes, read_panoptic
 from .tree import DatasetError, some
-
-Size = tuple[int, int]
 
 
 def check_category(category: int, file_name: str, num_classes: int) -> None:
-    """Check the class of an object or a segment.
-
-    Raises:
-        DatasetError: it is not in 0..num_classes-1.
-    """
+    """Raise DatasetError for the class of an object or a segment that is not below num_classes."""
     if not 0 <= category < num_classes:
         raise DatasetError(
             f"{file_name}: found category_id {category}; expected 0..{num_classes - 1} "
@@ -35,7 +29,7 @@ def object_mask(
     transforms: T.TransformList | None = None,
     new_size: Size | None = None,
 ) -> np.ndarray:
-    """Draw the mask of an object.
+    """Draw the mask of an object after ``transforms``: an H×W array of ``new_size``, bool or uint8.
 
     Polygons are transformed before they are drawn, so that they are exact at any scale; run lengths
     are decoded and take the nearest pixel.
@@ -43,57 +37,40 @@ def object_mask(
     Args:
         annotation: in detectron2's form; its "segmentation" is a list of polygons [x0, y0, x1, …]
             or COCO's run lengths, compressed or not.
-        file_name: of the image, for messages.
-        size: height and width of the image that the annotation was made for.
-        transforms: to apply to the mask.
-        new_size: height and width after them.
-
-    Returns:
-        H×W array, bool or uint8.
+        file_name, size: the image that it is of, and that image's height and width.
 
     Raises:
         DatasetError: the segmentation is missing, malformed or of another size.
     """
     segmentation = annotation.get("segmentation")
+    transforms = T.TransformList([]) if transforms is None else transforms
     try:
         if isinstance(segmentation, dict):
-            return _run_length_mask(segmentation, file_name, size, transforms)
-        if isinstance(segmentation, list) and segmentation:
-            return _polygon_mask(segmentation, size, transforms, new_size)
+            what = "an object's run lengths are for"
+            compare_sizes(f"{file_name}: the image", size, what, tuple(segmentation["size"]))
+            return transforms.apply_segmentation(_run_length_mask(segmentation, size))
+        return _polygon_mask(segmentation, transforms, new_size or size)
     except DatasetError:
         raise
     # What NumPy and pycocotools raise for numbers and texts that are none of theirs.
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise DatasetError(
             f"{file_name}: the segmentation of an object (category_id "
-            f"{annotation.get('category_id')}) cannot be decoded: {error!r}."
+            f"{annotation.get('category_id')}) cannot be drawn: {type(error).__name__}: {error}. "
+            "Expected are polygons or run lengths; boxes alone cannot be trained on."
         ) from error
-    raise DatasetError(
-        f"{file_name}: the segmentation of an object (category_id {annotation.get('category_id')}) "
-        f"is {segmentation!r}; expected polygons or run lengths. Boxes alone cannot be trained on."
-    )
 
 
-def _run_length_mask(
-    rle: dict, file_name: str, size: Size, transforms: T.TransformList | None
-) -> np.ndarray:
-    if tuple(rle["size"]) != tuple(size):
-        raise DatasetError(
-            f"{file_name}: the image is {size[1]}x{size[0]} but an object's run lengths are for "
-            f"{rle['size'][1]}x{rle['size'][0]} (width x height); they have to agree."
-        )
+def _run_length_mask(rle: dict, size: Size) -> np.ndarray:
     counts = rle["counts"]
-    total = sum(counts) if isinstance(counts, list) else _length(counts)
+    total = sum(counts) if isinstance(counts, list) else _num_pixels(counts)
     if total != size[0] * size[1]:
         # pycocotools would leave the pixels that are missing as its memory happens to be.
         raise ValueError(f"its counts sum up to {total}, not {size[0] * size[1]}")
-    if isinstance(counts, list):
-        rle = mask_util.frPyObjects(rle, *size)
-    mask = mask_util.decode(rle)
-    return mask if transforms is None else transforms.apply_segmentation(mask)
+    return mask_util.decode(mask_util.frPyObjects(rle, *size) if isinstance(counts, list) else rle)
 
 
-def _length(counts: str | bytes) -> int:
+def _num_pixels(counts: str | bytes) -> int:
     """The number of pixels of compressed counts."""
     # Five bits a character, the lowest first, bit 5 set where more follow and bit 4 of the last one
     # the sign; from the fourth on a count is its difference to the one before the last.
@@ -109,66 +86,64 @@ def _length(counts: str | bytes) -> int:
     return int(values[0] + values[1::2].cumsum().sum() + values[2::2].cumsum().sum())
 
 
-def _polygon_mask(
-    polygons: list, size: Size, transforms: T.TransformList | None, new_size: Size | None
-) -> np.ndarray:
+def _polygon_mask(polygons: list, transforms: T.TransformList, size: Size) -> np.ndarray:
     points = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
-    if any(len(polygon) < 3 or not np.isfinite(polygon).all() for polygon in points):
+    if not points or any(len(p) < 3 or not np.isfinite(p).all() for p in points):
         raise ValueError("a polygon needs three points or more, as numbers x0, y0, x1, …")
-    if transforms is not None:
-        # Not apply_polygons, which cuts them at a crop's borders: drawing does that by itself.
-        points = [transforms.apply_coords(polygon) for polygon in points]
-    height, width = new_size or size
+    # Not apply_polygons, which cuts them at a crop's borders: drawing does that by itself.
+    points = [transforms.apply_coords(polygon) for polygon in points]
+    height, width = size
     # Most of what a crop does not show needs no drawing.
     seen = [p for p in points if (p.max(0) > 0).all() and (p.min(0) < (width, height)).all()]
     if not seen:
-        return np.zeros((height, width), dtype=bool)
+        return np.zeros(size, dtype=bool)
     return polygons_to_bitmask([p.reshape(-1) for p in seen], height, width)
 
 
-def number_segments(ids: np.ndarray, segments: list[dict], file_name: str) -> np.ndarray:
-    """Number the segments of a panoptic map in the order of ``segments``, from 1 on.
+def read_segments(record: dict[str, Any], size: Size, num_classes: int) -> np.ndarray:
+    """:func:`number_segments` of a dataset dict, checked against its image's size and the classes.
 
-    Args:
-        ids: H×W segment ids, 0 where there is none.
-        segments: COCO's "segments_info".
-        file_name: of the map, for messages.
+    Raises:
+        DatasetError: the map cannot be read, or does not fit the image or "segments_info".
+    """
+    file_name = record["pan_seg_file_name"]
+    if record.get("segments_info") is None:
+        raise DatasetError(f"{file_name}: no segments_info in the dataset dict of its image.")
+    ids = read_panoptic(file_name)
+    check_map_size(ids, file_name, size)
+    for segment in record["segments_info"]:
+        check_category(segment["category_id"], file_name, num_classes)
+    return number_segments(ids, record["segments_info"], file_name)
+
+
+def number_segments(ids: np.ndarray, segments: list[dict], file_name: str) -> np.ndarray:
+    """Number the segments of a map of ids in the order of COCO's "segments_info", from 1 on.
 
     Returns:
-        H×W array of numbers, uint8, or int32 if there are more than 255.
+        H×W uint8, or int32 if there are more than 255; 0 where ``ids`` is.
 
     Raises:
         DatasetError: map and list do not hold the same ids.
     """
-    listed = np.array([segment["id"] for segment in segments], dtype=np.int64)
-    order = np.argsort(listed)
-    # Neighbours mostly have the same id: looking up each run is cheaper than each pixel.
     flat = ids.ravel()
+    # Neighbours mostly have the same id: looking up each run is cheaper than each pixel.
     starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    values = flat[starts]
-    place = np.searchsorted(listed, values, sorter=order).clip(max=max(len(listed) - 1, 0))
-    number = order[place] + 1 if len(listed) else np.zeros_like(values)
-    known = listed[order[place]] == values if len(listed) else np.zeros(len(values), bool)
-    number = np.where(known, number, 0)
-
-    strange = np.unique(values[~known & (values != 0)])
-    if len(strange):
-        raise DatasetError(
-            f"{file_name}: found segment {some(strange)}, which segments_info of its annotation "
-            "does not list."
-        )
-    missing = np.setdiff1d(np.arange(1, len(listed) + 1), number)
-    if len(missing):
-        repeated = [i for i, count in Counter(listed.tolist()).items() if count > 1]
-        if repeated:
-            raise DatasetError(f"{file_name}: segments_info lists segment {some(repeated)} twice.")
-        raise DatasetError(
-            f"{file_name}: segments_info of its annotation lists segment "
-            f"{some(listed[missing - 1])}, of which the map has no pixel."
-        )
-    number = number.astype(np.uint8 if len(listed) <= 255 else np.int32)
-    lengths = np.diff(starts, append=flat.size)
-    return np.repeat(number, lengths).reshape(ids.shape)
+    values = np.unique(flat[starts])
+    found = values.tolist()
+    listed = [segment["id"] for segment in segments]
+    number_of = {segment: number for number, segment in enumerate(listed, 1)}
+    for fault, which in (
+        ("found segment {0}, which {1} does not list", set(found) - {0, *listed}),
+        ("{1} lists segment {0}, of which the map has no pixel", set(listed) - set(found)),
+        ("{1} lists segment {0} twice", {s for n, s in enumerate(listed, 1) if number_of[s] != n}),
+    ):
+        if which:
+            message = fault.format(some(sorted(which)), "segments_info of its annotation")
+            raise DatasetError(f"{file_name}: {message}.")
+    dtype = np.uint8 if len(listed) <= 255 else np.int32
+    numbers = np.array([number_of.get(segment, 0) for segment in found], dtype)
+    numbers = numbers[np.searchsorted(values, flat[starts])]
+    return np.repeat(numbers, np.diff(starts, append=flat.size)).reshape(ids.shape)
 
 
 def transform_numbers(numbers: np.ndarray, transforms: T.TransformList) -> np.ndarray:
@@ -182,15 +157,9 @@ def transform_numbers(numbers: np.ndarray, transforms: T.TransformList) -> np.nd
 
 
 def masks_of_values(values_map: np.ndarray, values: np.ndarray, size: Size) -> torch.Tensor:
-    """A mask for each of ``values``, False on what ``size`` adds at the right and the bottom.
+    """A mask for each of T ``values`` of an h×w map, as T×H×W bool tensor of ``size`` (H, W).
 
-    Args:
-        values_map: h×w.
-        values: T, of values that ``values_map`` may have.
-        size: (H, W), at least (h, w).
-
-    Returns:
-        T×H×W bool.
+    They are False on what ``size`` adds at the right and the bottom.
     """
     # NumPy all along: for arrays this small PyTorch's threads cost more than they gain.
     masks = np.zeros((len(values), *size), dtype=bool)

@@ -5,6 +5,8 @@ Names and colours that detectron2 already holds (ADE20K's names, COCO's things, 
 taken from it.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES, COCO_CATEGORIES
 
@@ -65,10 +67,8 @@ _COCO_STUFF_COLORS = _colors("""
 """)
 # 80 things, then 91 stuff classes. The things keep COCO's own colours: the palette that
 # circulates for the 171 classes gives several of them (person and bicycle) the same one.
-COCO_STUFF_CLASSES = tuple(category["name"] for category in _COCO_THINGS) + _COCO_STUFF_NAMES
-COCO_STUFF_COLORS = (
-    tuple(tuple(category["color"]) for category in _COCO_THINGS) + _COCO_STUFF_COLORS
-)
+COCO_STUFF_CLASSES = (*(thing["name"] for thing in _COCO_THINGS), *_COCO_STUFF_NAMES)
+COCO_STUFF_COLORS = (*(tuple(thing["color"]) for thing in _COCO_THINGS), *_COCO_STUFF_COLORS)
 
 CAMVID_CLASSES = _names(
     "Sky, Building, Pole, Road, Pavement, Tree, SignSymbol, Fence, Car, Pedestrian, Bicyclist"
@@ -93,35 +93,32 @@ CAMVID_ORIGINAL_COLORS = {
     "Bicyclist": _colors("0080c0 c000c0"),  # + motorcycle
 }
 
+# The demo scenes; every pixel has a class. Colours are Cityscapes'.
+DEMO_CLASSES = _names("sky, building, tree, road, pavement, car, person, pole")
+DEMO_COLORS = _colors("4682b4 464646 6b8e23 804080 f423e8 00008e dc143c 999999")
+DEMO_THINGS = ("car", "person")
 
-def _table(mapping: dict[int, int]) -> np.ndarray:
-    """(256,) int16 table from raw id to label; ids that ``mapping`` lacks become INVALID_ID."""
-    table = np.full(256, INVALID_ID, dtype=np.int16)
-    for raw_id, label in mapping.items():
-        table[raw_id] = label
+
+def _table(ids: Iterable[int], ignored: Iterable[int]) -> np.ndarray:
+    """(256,) int16 table from raw id to label: the place in ``ids``, IGNORE_LABEL or INVALID_ID."""
+    ids, table = list(ids), np.full(256, INVALID_ID, dtype=np.int16)
+    table[list(ignored)] = IGNORE_LABEL
+    table[ids] = np.arange(len(ids))
     return table
 
 
 # Raw ids 1..150 are the classes, 0 is everything else.
-ADE20K_RAW_IDS = _table({0: IGNORE_LABEL} | {raw_id: raw_id - 1 for raw_id in range(1, 151)})
+ADE20K_RAW_IDS = _table(range(1, 151), ignored=[0])
 
 # A raw label of the stuffthingmaps is a category id less 1. Eleven of COCO's 91 thing ids were
 # never annotated.
-_COCO_UNUSED_RAW_IDS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+_COCO_UNUSED_RAW_IDS = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
 COCO_STUFF_RAW_IDS = _table(
-    {
-        raw_id: label
-        for label, raw_id in enumerate(i for i in range(182) if i not in _COCO_UNUSED_RAW_IDS)
-    }
-    | dict.fromkeys((*_COCO_UNUSED_RAW_IDS, 255), IGNORE_LABEL)
+    (i for i in range(182) if i not in _COCO_UNUSED_RAW_IDS), ignored=_COCO_UNUSED_RAW_IDS | {255}
 )
 
-# labelIds, in the order of the train ids, of the 34 that Cityscapes defines.
-_CITYSCAPES_TRAINED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-CITYSCAPES_RAW_IDS = _table(
-    dict.fromkeys((*range(34), 255), IGNORE_LABEL)
-    | {raw_id: label for label, raw_id in enumerate(_CITYSCAPES_TRAINED_IDS)}
-)
+# Cityscapes defines the labelIds 0..33.
+CITYSCAPES_RAW_IDS = _table((c["id"] for c in CITYSCAPES_CATEGORIES), ignored=[*range(34), 255])
 
 # The SegNet tutorial's labels: our 11 classes in the same order, then void.
-CAMVID_SEGNET_RAW_IDS = _table({raw_id: raw_id for raw_id in range(11)} | {11: IGNORE_LABEL})
+CAMVID_SEGNET_RAW_IDS = _table(range(11), ignored=[11])

@@ -14,18 +14,14 @@ _EXIF_ORIENTATION = 274
 # What Pillow raises for a file that is missing, no image, cut short or broken inside.
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
+Size = tuple[int, int]
+
 
 def read_image(file_name: str, format: str = "RGB") -> np.ndarray:
-    """Read an image, upright as its EXIF orientation says.
+    """Read an image, upright as its EXIF orientation says: H×W×3 uint8 for "RGB" and "BGR".
 
-    Grey, palette, RGBA and CMYK images are converted; 16-bit grey is scaled to 8 bits.
-
-    Args:
-        file_name: path of the image.
-        format: "RGB", "BGR" or another format of detectron2's ``read_image``.
-
-    Returns:
-        H×W×3 uint8 array (for "RGB" and "BGR").
+    Grey, palette, RGBA and CMYK images are converted; 16-bit grey is scaled to 8 bits. Other
+    formats are those of detectron2's ``read_image``.
 
     Raises:
         DatasetError: the file is missing or cannot be decoded.
@@ -41,10 +37,9 @@ def read_image(file_name: str, format: str = "RGB") -> np.ndarray:
 
 
 def read_label(file_name: str) -> np.ndarray:
-    """Read a label map as it is stored: palette indices stay indices.
+    """Read a label map as it is stored, H×W: palette indices stay indices.
 
-    Returns:
-        H×W array, uint8, or int32 for a 16-bit file.
+    It is uint8, or int32 for a 16-bit file.
 
     Raises:
         DatasetError: the file is missing, cannot be decoded, or has several channels.
@@ -61,11 +56,15 @@ def read_label(file_name: str) -> np.ndarray:
     )
 
 
-def read_panoptic(file_name: str) -> np.ndarray:
-    """Read COCO's panoptic PNG.
+def read_checked_label(record: dict, size: Size, num_classes: int, ignore_label: int) -> np.ndarray:
+    """:func:`read_label` of a dataset dict, checked against its image's size and the classes."""
+    label = read_label(record["sem_seg_file_name"])
+    check_label(label, record["sem_seg_file_name"], num_classes, ignore_label, size)
+    return label
 
-    Returns:
-        H×W int32 array of segment ids, R + 256 G + 256² B of each pixel.
+
+def read_panoptic(file_name: str) -> np.ndarray:
+    """Read COCO's panoptic PNG: H×W int32 segment ids, R + 256 G + 256² B of each pixel.
 
     Raises:
         DatasetError: the file is missing, cannot be decoded, or is no RGB image.
@@ -80,37 +79,22 @@ def read_panoptic(file_name: str) -> np.ndarray:
     return red | green << 8 | blue << 16
 
 
-def image_size(file_name: str) -> tuple[int, int]:
+def image_size(file_name: str) -> Size:
     """Height and width of the upright image, from the file's header alone.
 
     Raises:
         DatasetError: the file is missing or is no image.
     """
-    try:
-        with PathManager.open(file_name, "rb") as file:
-            image = Image.open(file)
-            width, height = image.size
-            transposed = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    except _READ_ERRORS as error:
-        raise _unreadable("image", file_name, error) from error
-    return (width, height) if transposed else (height, width)
+    image = _open(file_name, "image", header=True)
+    transposed = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return image.size if transposed else image.size[::-1]
 
 
 def check_label(
-    label: np.ndarray,
-    file_name: str,
-    num_classes: int,
-    ignore_label: int,
-    size: tuple[int, int] | None = None,
+    label: np.ndarray, file_name: str, num_classes: int, ignore_label: int, size: Size
 ) -> None:
-    """Check a label map's values and, if ``size`` is given, its height and width.
-
-    Raises:
-        DatasetError: a label is neither in 0..num_classes-1 nor ``ignore_label``, or the label map
-            and its image differ in size.
-    """
-    if size is not None:
-        check_map_size(label, file_name, size, "label map")
+    """Raise DatasetError for another size, or a label not in 0..num_classes-1 and not ignored."""
+    check_map_size(label, file_name, size, "label map")
     valid = (label >= 0) & (label < num_classes) | (label == ignore_label)
     if not valid.all():
         raise DatasetError(
@@ -122,47 +106,37 @@ def check_label(
 
 
 def check_map_size(
-    array: np.ndarray, file_name: str, size: tuple[int, int], what: str = "panoptic map"
+    array: np.ndarray, file_name: str, size: Size, what: str = "panoptic map"
 ) -> None:
-    """Compare the size of a map with the height and width of its image.
+    """Raise DatasetError for a map whose size is not the ``size`` of its image."""
+    compare_sizes(f"{file_name}: the {what}", array.shape, "its image is", size)
 
-    Raises:
-        DatasetError: they differ.
-    """
-    if array.shape != tuple(size):
+
+def check_size(file_name: str, size: Size, record: dict) -> None:
+    """Raise DatasetError if an image's ``size`` is not that in its dataset dict, if any."""
+    declared = record.get("height", size[0]), record.get("width", size[1])
+    compare_sizes(f"{file_name}: the image", size, "its annotations are for", declared)
+
+
+def compare_sizes(one: str, size: Size, other: str, expected: Size) -> None:
+    """Raise DatasetError that ``one`` is of ``size`` but ``other`` another, if it is."""
+    if tuple(size) != tuple(expected):
         raise DatasetError(
-            f"{file_name}: the {what} is {array.shape[1]}x{array.shape[0]} but its image is "
-            f"{size[1]}x{size[0]} (width x height); they have to agree."
+            f"{one} is {size[1]}x{size[0]} but {other} {expected[1]}x{expected[0]} "
+            "(width x height); they have to agree."
         )
 
 
-def check_size(file_name: str, size: tuple[int, int], record: dict) -> None:
-    """Compare an image's height and width with "height" and "width" of its dataset dict, if any.
-
-    Raises:
-        DatasetError: they differ.
-    """
-    height, width = record.get("height", size[0]), record.get("width", size[1])
-    if (height, width) != tuple(size):
-        raise DatasetError(
-            f"{file_name}: the image is {size[1]}x{size[0]} but its annotations are for "
-            f"{width}x{height} (width x height); they have to agree."
-        )
-
-
-def _open(file_name: str, what: str) -> Image.Image:
+def _open(file_name: str, what: str, header: bool = False) -> Image.Image:
+    """Open an image and decode it, or read only its ``header``."""
     try:
         with PathManager.open(file_name, "rb") as file:
             image = Image.open(file)
-            image.load()
+            image.getexif() if header else image.load()
     except _READ_ERRORS as error:
-        raise _unreadable(what, file_name, error) from error
+        raise DatasetError(
+            f"cannot read the {what} {file_name}: {type(error).__name__}: {error}. "
+            "Check the path and that the file is whole; in a dataset, restore it, or remove it "
+            "together with its partner (image or annotation)."
+        ) from error
     return image
-
-
-def _unreadable(what: str, file_name: str, error: Exception) -> DatasetError:
-    return DatasetError(
-        f"cannot read the {what} {file_name}: {type(error).__name__}: {error}. "
-        "Check the path and that the file is whole; in a dataset, restore it, or remove it "
-        "together with its partner (image or annotation)."
-    )

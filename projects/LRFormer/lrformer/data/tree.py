@@ -1,10 +1,14 @@
-"""Folders of images and label maps on disk, and what to say when they are not as expected."""
+"""Folders of images and label maps: registering them, and what to say where files are amiss."""
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .metadata import IGNORE_LABEL
 
 logger = logging.getLogger(__name__)
 
@@ -20,38 +24,23 @@ def some(items: Iterable[object], limit: int = 3) -> str:
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
 
 
-def whereabouts(root: str, folder: str) -> str:
-    """Say where ``folder`` is, if ``root`` is a level off or the dataset lies one deeper."""
-    top_level = Path(root).absolute()
-    if (top_level.parent / folder).exists():
-        return (
-            f" It is in {top_level.parent}, so the root is one level too deep: use "
-            f"{top_level.parent} (DETECTRON2_DATASETS)."
-        )
-    children = sorted(p for p in top_level.iterdir() if p.is_dir()) if top_level.is_dir() else []
-    for child in children:
-        if (child / folder).exists():
+def _whereabouts(root: Path, folder: Path) -> str:
+    """Where ``folder`` is, if ``root`` is a level off or the dataset lies one deeper."""
+    for place, fault in ((root.parent, "deep"), *((child, "high") for child in _folders(root))):
+        if (place / folder).exists():
             return (
-                f" It is in {child}, so the root is one level too high: use {child} "
+                f" It is in {place}, so the root is one level too {fault}: use {place} "
                 "(DETECTRON2_DATASETS)."
             )
-    top, *rest = Path(folder).parts
-    inner = sorted(top_level.joinpath(top).iterdir()) if top_level.joinpath(top).is_dir() else []
-    for child in inner:
-        if child.is_dir() and child.joinpath(*rest).exists():
-            return f" {child} holds it: move what is inside {child} up into {top_level / top}."
+    top, *rest = folder.parts
+    for child in _folders(root / top):
+        if child.joinpath(*rest).exists():
+            return f" {child} holds it: move what is inside {child} up into {root / top}."
     return ""
 
 
-def advice(root: str, prepare: str) -> str:
-    """Say where datasets are looked for, and how this one is prepared."""
-    variable = os.getenv("DETECTRON2_DATASETS")
-    where = (
-        f" Datasets are looked for in {Path(root).absolute()}; DETECTRON2_DATASETS is "
-        f"{variable or 'not set'}."
-    )
-    how = f" To prepare it: {prepare}." if prepare else ""
-    return f"{where}{how} datasets/README.md shows the expected tree."
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
 
 
 @dataclass(frozen=True)
@@ -79,31 +68,24 @@ class SemSegTree:
     nested: bool = False
 
     def load(self) -> list[dict]:
-        """List the dataset, sorted by file name, without opening a file.
-
-        Returns:
-            detectron2 dataset dicts with ``file_name`` and ``sem_seg_file_name``.
+        """Dataset dicts with "file_name" and "sem_seg_file_name", sorted; no file is opened.
 
         Raises:
             DatasetError: a folder is missing or empty, or an image has no label map. A label map
                 without an image is only warned about.
         """
-        records = []
-        for images, labels in self.folders:
-            records.extend(self._load_folder(images, labels))
-        return records
+        return [record for pair in self.folders for record in self._load_folder(*pair)]
 
     def _load_folder(self, images: str, labels: str) -> list[dict]:
         image_files = self._list(images, self.image_suffixes, "images")
         label_files = self._list(labels, (self.label_suffix,), "label maps")
         unlabelled = sorted(image_files.keys() - label_files.keys())
         if unlabelled:
-            message = (
-                f"{self.name}: {len(unlabelled)} of {len(image_files)} images have no label map: "
+            raise self._error(
+                f"{len(unlabelled)} of {len(image_files)} images have no label map: "
                 f"{some(image_files[key] for key in unlabelled)}. Expected, for the first, "
                 f"{Path(self.root, labels).absolute()}/{unlabelled[0]}{self.label_suffix}."
             )
-            raise DatasetError(message + self._advice())
         stray = [label_files[key] for key in sorted(label_files.keys() - image_files.keys())]
         if stray:
             logger.warning(
@@ -117,35 +99,64 @@ class SemSegTree:
 
     def _list(self, folder: str, suffixes: tuple[str, ...], what: str) -> dict[str, str]:
         """Map each file's path below ``folder``, without its suffix, to its whole path."""
-        path = Path(self.root, folder)
+        root, path = Path(self.root).absolute(), Path(self.root, folder)
         expected = f"{what} ({', '.join('*' + suffix for suffix in suffixes)})"
         if not path.is_dir():
-            raise DatasetError(
-                f"{self.name}: there is no folder {path.absolute()}; expected {expected} there."
-                + whereabouts(self.root, folder)
-                + self._advice()
+            raise self._error(
+                f"there is no folder {root / folder}; expected {expected} there."
+                + _whereabouts(root, Path(folder))
             )
         files: dict[str, str] = {}
         prefix = len(str(path)) + 1
         for file in map(str, path.rglob("*") if self.nested else path.iterdir()):
-            for suffix in suffixes:
-                if file.lower().endswith(suffix.lower()):
-                    other = files.setdefault(file[prefix : -len(suffix)], file)
-                    break
-            else:
+            suffix = next((s for s in suffixes if file.lower().endswith(s.lower())), None)
+            if suffix is None:
                 continue
+            other = files.setdefault(file[prefix : -len(suffix)], file)
             if other != file:
-                raise DatasetError(
-                    f"{self.name}: {other} and {file} differ only in their suffix. Remove one."
-                )
+                raise self._error(f"{other} and {file} differ only in their suffix. Remove one.")
         if not files:
-            found = some(sorted(os.listdir(path))) or "an empty folder"
             below = " in its sub-folders" if self.nested else ""
-            raise DatasetError(
-                f"{self.name}: no {expected}{below} in {path.absolute()}; found {found}."
-                + self._advice()
-            )
+            found = some(sorted(os.listdir(path))) or "an empty folder"
+            raise self._error(f"no {expected}{below} in {root / folder}; found {found}.")
         return files
 
-    def _advice(self) -> str:
-        return advice(self.root, self.prepare)
+    def _error(self, fault: str) -> DatasetError:
+        variable = os.getenv("DETECTRON2_DATASETS") or "not set"
+        how = f" To prepare it: {self.prepare}." if self.prepare else ""
+        return DatasetError(
+            f"{self.name}: {fault} Datasets are looked for in {Path(self.root).absolute()}; "
+            f"DETECTRON2_DATASETS is {variable}.{how} datasets/README.md shows the expected tree."
+        )
+
+
+def register_sem_seg(
+    tree: SemSegTree,
+    classes: Sequence[str],
+    colors: Sequence[tuple[int, int, int]],
+    ignore_label: int = IGNORE_LABEL,
+) -> None:
+    """Register a dataset of images and label maps under ``tree.name``; any of your own too.
+
+    Nothing is read before the dataset is used. A name that is registered already is left as it is.
+
+    Args:
+        tree: where the files are.
+        classes: the name of each label, from 0 on.
+        colors: the RGB colour of each class, 0 to 255.
+        ignore_label: the label of pixels that count neither in training nor in testing.
+    """
+    if tree.name in DatasetCatalog:
+        return
+    if len(classes) != len(colors):
+        raise ValueError(f"{tree.name}: {len(classes)} classes but {len(colors)} colours.")
+    DatasetCatalog.register(tree.name, tree.load)
+    images, labels = (os.path.commonpath(folders) for folders in zip(*tree.folders, strict=True))
+    MetadataCatalog.get(tree.name).set(
+        stuff_classes=list(classes),
+        stuff_colors=[list(color) for color in colors],
+        image_root=os.path.join(tree.root, images),
+        sem_seg_root=os.path.join(tree.root, labels),
+        ignore_label=ignore_label,
+        evaluator_type="sem_seg",
+    )

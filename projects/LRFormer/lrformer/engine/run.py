@@ -14,11 +14,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from lrformer.config import ConfigError, find_config, load_cfg
+from lrformer import cli
+from lrformer.checkpoint import check_weights_exist
+from lrformer.config import find_config, load_cfg
 from lrformer.evaluation import BEST_METRICS, RESULTS_FILES, evaluated_tasks, output_folder
-from lrformer.host_memory import keep_freed_memory
 from lrformer.inference import RuntimeOptions
-from lrformer.modeling.build import check_weights_exist, load_model
+from lrformer.modeling.build import load_model
+from lrformer.ops.host_memory import keep_freed_memory
 
 from .machine import adapt_to_machine, check_num_gpus
 from .trainer import Trainer
@@ -45,37 +47,29 @@ Options come before the KEY VALUE pairs that override the config.
 """
 
 
-class UsageError(ValueError):
-    """What was asked for cannot be done; the message says what to change."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (that of the process where it is None).
 
     Returns:
-        The exit status: 0; 2 if the arguments, the config or the data are at fault, with one line
-        on standard error; 1 if the training diverged; 130 if it was stopped.
+        The exit code, see :mod:`lrformer.cli`; 1 if the training diverged.
     """
-    args = _parse(argv)
-    try:
-        cfg = _configure(args)
-        launch(
-            run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(cfg, args),
-        )
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    parser = default_argument_parser(epilog=_EPILOG)
+    parser.description = "Train or evaluate LRFormer."
+    args = cli.parse(parser, argv)
+    if not args.config_file:
+        parser.error("--config-file is required, for example --config-file ade20k/lrformer_t.yaml")
+    return cli.run(lambda: _launch(args))
+
+
+def _launch(args: argparse.Namespace) -> None:
+    launch(
+        run,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(_configure(args), args),
+    )
 
 
 def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
@@ -89,64 +83,54 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
         The results of the evaluation, see :meth:`Trainer.test`.
 
     Raises:
-        UsageError: the config's values, the weights or the data cannot be used.
+        ValueError, OSError: the config's values, the weights or the data cannot be used.
     """
     _set_up(cfg, args)
     adapt_to_machine(cfg)
     cfg.freeze()
-    if cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
+    if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     if cfg.DATASETS.TEST:
-        _prepared(_check_runtime, cfg, args.resume)
+        # The evaluation is perhaps hours later.
+        RuntimeOptions.from_cfg(cfg).check(cfg.MODEL.DEVICE)
     if args.eval_only:
-        results = Trainer.test(cfg, _prepared(_model_to_evaluate, cfg, args.resume))
+        Trainer.verify_datasets(cfg, cfg.DATASETS.TEST)
+        for name in cfg.DATASETS.TEST:
+            evaluated_tasks(cfg, name)  # for its errors, before the weights are read
+        results = Trainer.test(cfg, load_model(cfg))
     else:
-        results = _prepared(_trainer, cfg, args.resume).train()
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        results = trainer.train()
     if comm.is_main_process():
         _summarize(cfg, results, trained=not args.eval_only)
     return results
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = default_argument_parser(epilog=_EPILOG)
-    parser.description = "Train or evaluate LRFormer."
-    args = parser.parse_args(argv)
-    if not args.config_file:
-        parser.error("--config-file is required, for example --config-file ade20k/lrformer_t.yaml")
-    return args
-
-
 def _configure(args: argparse.Namespace) -> CfgNode:
-    misplaced = [opt for opt in args.opts if opt.startswith("--")]
-    if misplaced:
-        raise UsageError(
-            f"{misplaced[0]} comes after a KEY VALUE pair; options come before: "
-            f"--config-file … {misplaced[0]} … KEY VALUE"
-        )
-    try:
-        args.config_file = str(find_config(args.config_file))
-        cfg = load_cfg(args.config_file, args.opts)
-    except (OSError, ConfigError) as error:
-        raise UsageError(_one_line(error)) from error
+    args.config_file = str(find_config(args.config_file))
+    cfg = load_cfg(args.config_file, args.opts)
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
-    try:
-        check_num_gpus(args.num_gpus, args.num_machines, cfg.MODEL.DEVICE)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    check_num_gpus(args.num_gpus, args.num_machines, cfg.MODEL.DEVICE)
     if args.eval_only and not cfg.DATASETS.TEST:
-        raise UsageError("--eval-only: DATASETS.TEST is empty, there is nothing to evaluate on")
+        raise ValueError("--eval-only: DATASETS.TEST is empty, there is nothing to evaluate on")
     _find_weights(cfg, args)
     return cfg
 
 
 def _find_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Check ``MODEL.WEIGHTS``; for ``--eval-only --resume`` set it to the last checkpoint."""
+    """Check ``MODEL.WEIGHTS``; for ``--eval-only --resume`` set it to the last checkpoint.
+
+    On the first machine: without a shared disk the others have neither.
+    """
+    if args.machine_rank > 0:
+        return
     checkpointer = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
     if args.resume and checkpointer.has_checkpoint():
         last = checkpointer.get_checkpoint_file()
         if not Path(last).is_file():
-            raise UsageError(
+            raise ValueError(
                 f"--resume: {cfg.OUTPUT_DIR}/last_checkpoint names {Path(last).name}, which does "
                 "not exist; write the name of another checkpoint into it, or remove it"
             )
@@ -154,14 +138,12 @@ def _find_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
             cfg.MODEL.WEIGHTS = last
         return
     if args.eval_only and not cfg.MODEL.WEIGHTS:
-        raise UsageError(
+        raise ValueError(
             "--eval-only needs trained weights: add MODEL.WEIGHTS <file>, for example "
             f"MODEL.WEIGHTS {Path(cfg.OUTPUT_DIR) / 'model_final.pth'}"
         )
-    try:
-        check_weights_exist(cfg)
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from error
+    if cfg.MODEL.WEIGHTS:
+        check_weights_exist(cfg.MODEL.WEIGHTS)
 
 
 def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -185,32 +167,6 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.info(f"the environment and the whole config are in {Path(cfg.OUTPUT_DIR) / 'log.txt'}")
 
 
-def _check_runtime(cfg: CfgNode, resume: bool) -> None:
-    """Whether the evaluation, perhaps hours later, can run as ``TEST.RUNTIME`` says."""
-    RuntimeOptions.from_cfg(cfg).check(cfg.MODEL.DEVICE)
-
-
-def _trainer(cfg: CfgNode, resume: bool) -> Trainer:
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=resume)
-    return trainer
-
-
-def _model_to_evaluate(cfg: CfgNode, resume: bool) -> nn.Module:
-    Trainer.verify_datasets(cfg, cfg.DATASETS.TEST)
-    for name in cfg.DATASETS.TEST:
-        evaluated_tasks(cfg, name)  # for its errors, before the weights are read
-    return load_model(cfg)
-
-
-def _prepared(prepare, cfg: CfgNode, resume: bool):
-    """``prepare(cfg, resume)``, where a ValueError tells of a value in the config or the data."""
-    try:
-        return prepare(cfg, resume)
-    except ValueError as error:
-        raise UsageError(_one_line(error)) from error
-
-
 def _summarize(cfg: CfgNode, results: dict[str, Any], trained: bool) -> None:
     """The last lines: the scores, and where everything is."""
     names = cfg.DATASETS.TEST
@@ -227,7 +183,3 @@ def _summarize(cfg: CfgNode, results: dict[str, Any], trained: bool) -> None:
         best = Path(cfg.OUTPUT_DIR) / "model_best.pth"
         also = f", the best ones in {best}" if best.is_file() else ""
         logger.info(f"last weights in {last}{also}")
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())

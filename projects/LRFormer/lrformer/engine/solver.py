@@ -85,7 +85,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     name = solver.OPTIMIZER.upper()
     if name == "ADAMW":
-        optimizer, options = torch.optim.AdamW, {"betas": tuple(solver.BETAS)}
+        optimizer, options = torch.optim.AdamW, {}
     elif name == "SGD":
         optimizer = torch.optim.SGD
         options = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
@@ -150,7 +150,6 @@ class WarmupPoly(ParamScheduler):
         warmup_iters: int = 0,
         warmup_factor: float = 1e-6,
         warmup_method: str = "linear",
-        constant_ending: float = 0.0,
     ):
         """
         Args:
@@ -159,7 +158,6 @@ class WarmupPoly(ParamScheduler):
             warmup_iters: iterations of warming up.
             warmup_factor: share of the learning rate to start from.
             warmup_method: "linear", or "constant" at ``warmup_factor``.
-            constant_ending: share of the learning rate below which the decay does not go.
 
         Raises:
             ValueError: an unknown ``warmup_method``.
@@ -172,7 +170,6 @@ class WarmupPoly(ParamScheduler):
         self.warmup = warmup_iters / max_iter
         self.warmup_factor = warmup_factor
         self.warmup_method = warmup_method
-        self.constant_ending = constant_ending
 
     def __call__(self, where: float) -> float:
         """The factor on the learning rate when the share ``where`` of the training is done."""
@@ -181,9 +178,8 @@ class WarmupPoly(ParamScheduler):
                 return self.warmup_factor
             return self.warmup_factor + (1 - self.warmup_factor) * where / self.warmup
         if where >= 1:
-            return self.constant_ending
-        decayed = (1 - (where - self.warmup) / (1 - self.warmup)) ** self.power
-        return max(decayed, self.constant_ending)
+            return 0.0
+        return (1 - (where - self.warmup) / (1 - self.warmup)) ** self.power
 
 
 def build_lr_scheduler(
@@ -216,6 +212,5 @@ def build_lr_scheduler(
         warmup_iters=solver.WARMUP_ITERS,
         warmup_factor=solver.WARMUP_FACTOR,
         warmup_method=solver.WARMUP_METHOD,
-        constant_ending=solver.POLY_LR_CONSTANT_ENDING,
     )
     return LRMultiplier(optimizer, schedule, max_iter=solver.MAX_ITER)

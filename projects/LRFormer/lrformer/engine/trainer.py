@@ -18,11 +18,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lrformer.checkpoint import LRFormerCheckpointer
-from lrformer.data import build_test_loader, build_train_loader, verify_dataset
+from lrformer.data import build_test_loader, build_train_loader, metadata_of, verify_dataset
 from lrformer.evaluation import PerClassSemSegEvaluator, best_metric, build_evaluator
 from lrformer.inference import ClassMaps, build_inference_model
+from lrformer.ops import accelerate
+from lrformer.precision import autocast_dtype
 
-from .amp import autocast_dtype
 from .hooks import BestCheckpointer, GracefulStop, PeriodicCheckpointer
 from .resume import skip_images
 from .solver import build_lr_scheduler, build_optimizer
@@ -66,7 +67,7 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             PathManager.mkdirs(cfg.OUTPUT_DIR)
 
-        model = self.build_model(cfg)
+        model = accelerate(self.build_model(cfg))
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         options = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
@@ -163,10 +164,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def verify_datasets(cls, cfg: CfgNode, names: tuple[str, ...] | None = None) -> None:
-        """Check the datasets' files; by default those of ``DATASETS.TRAIN`` and ``TEST``.
+        """Check the datasets' files, and that all are about the same classes.
+
+        Args:
+            cfg: names the datasets.
+            names: those whose files to check; None: all of ``DATASETS.TRAIN`` and ``TEST``.
 
         Raises:
-            DatasetError: a dataset cannot be used.
+            DatasetError: a dataset cannot be used, or two disagree.
         """
         if names is None:
             names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
@@ -174,6 +179,7 @@ class Trainer(DefaultTrainer):
             for name in dict.fromkeys(names):
                 mapper = cfg.INPUT.DATASET_MAPPER_NAME if name in cfg.DATASETS.TRAIN else None
                 verify_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, mapper)
+            metadata_of(cfg)
         comm.synchronize()
 
     @classmethod
@@ -244,7 +250,7 @@ class Trainer(DefaultTrainer):
 def _training_dtype(cfg: CfgNode) -> torch.dtype | None:
     if not cfg.SOLVER.AMP.ENABLED:
         return None
-    dtype = autocast_dtype(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
+    dtype = autocast_dtype(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE, "SOLVER.AMP.DTYPE")
     if dtype is None:
         logger.info(
             f"SOLVER.AMP: training in float32, because this {cfg.MODEL.DEVICE} does not compute in "

@@ -7,23 +7,17 @@ from detectron2.evaluation import COCOEvaluator
 class InstanceEvaluator(COCOEvaluator):
     """detectron2's evaluator, for masks, on any dataset with COCO's instance annotations.
 
-    detectron2's wants things to be the first classes of a dataset, which they are not where a model
-    predicts stuff too. Here an instance of a class that the annotations do not have (stuff, from a
-    model that does not tell) is left out.
+    detectron2's wants things to be a dataset's first classes, which they are not where a model
+    predicts stuff too. An instance of a class without annotations (stuff) is left out here.
+
+    Args:
+        dataset_name: with ``json_file`` and ``thing_dataset_id_to_contiguous_id`` as metadata.
+        output_dir: folder for ``coco_instances_results.json``; None: no files.
     """
 
-    def __init__(self, dataset_name: str, distributed: bool = True, output_dir: str | None = None):
-        """
-        Args:
-            dataset_name: a registered dataset with ``json_file`` and
-                ``thing_dataset_id_to_contiguous_id`` in its metadata.
-            distributed: whether to gather the predictions of all processes.
-            output_dir: folder for ``coco_instances_results.json``; None: no files.
-        """
+    def __init__(self, dataset_name: str, output_dir: str | None = None):
         # The fast implementation is compiled; COCO's own is the reference anyway.
-        super().__init__(
-            dataset_name, ("segm",), distributed, output_dir=output_dir, use_fast_impl=False
-        )
+        super().__init__(dataset_name, ("segm",), output_dir=output_dir, use_fast_impl=False)
         ids = MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id
         known = self._coco_api.cats
         self._dataset_ids = {label: i for i, label in ids.items() if i in known}

@@ -2,19 +2,19 @@
 
 import json
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
 from lrformer.data import DatasetError
-from lrformer.data.reading import read_panoptic
+from lrformer.data.reading import check_map_size, read_panoptic
+
+from .results import mean_of_known, write_results
 
 logger = logging.getLogger(__name__)
 
@@ -22,41 +22,20 @@ RESULTS_FILE = "panoptic_results.json"
 _VOID = 0
 
 
-class PanopticEvaluator(DatasetEvaluator):
-    """PQ, SQ and RQ of all classes, of things and of stuff, in detectron2's names.
+class PanopticEvaluator(COCOPanopticEvaluator):
+    """detectron2's evaluator without the authors' ``panopticapi``, which is on no package index.
 
-    It computes what the authors' ``panopticapi`` does, which is on no package index, image by image
-    and without writing predictions to files. ``panoptic_results.json`` in ``output_dir`` holds the
-    means and each class's scores, in percent.
+    It computes the same, image by image and without writing predictions to files.
+    ``panoptic_results.json`` in ``output_dir`` holds the means and each class's scores, in percent.
     """
 
-    def __init__(self, dataset_name: str, distributed: bool = True, output_dir: str | None = None):
-        """
-        Args:
-            dataset_name: a registered dataset with ``panoptic_json``, ``panoptic_root`` and the
-                mappings of thing and stuff ids in its metadata.
-            distributed: whether to add up the images of all processes.
-            output_dir: folder for the results; None: no files.
-        """
-        metadata = MetadataCatalog.get(dataset_name)
-        with PathManager.open(metadata.panoptic_json) as file:
+    def __init__(self, dataset_name: str, output_dir: str | None = None):
+        super().__init__(dataset_name, output_dir)
+        with PathManager.open(self._metadata.panoptic_json) as file:
             annotations = json.load(file)
-        self._dataset_name = dataset_name
-        self._distributed = distributed
-        self._output_dir = output_dir
-        self._root = metadata.panoptic_root
         self._categories = sorted(annotations["categories"], key=lambda category: category["id"])
-        self._index = {c["id"]: index for index, c in enumerate(self._categories)}
+        self._index = {category["id"]: i for i, category in enumerate(self._categories)}
         self._truth = {x["image_id"]: x for x in annotations["annotations"]}
-        # A contiguous id may mean one class among the things and another among the stuff.
-        self._indices = {
-            isthing: {label: self._index[i] for i, label in ids.items()}
-            for isthing, ids in (
-                (True, metadata.thing_dataset_id_to_contiguous_id),
-                (False, metadata.stuff_dataset_id_to_contiguous_id),
-            )
-        }
-        self.reset()
 
     def reset(self) -> None:
         self._num_images = 0
@@ -75,28 +54,22 @@ class PanopticEvaluator(DatasetEvaluator):
             DatasetError: an image has no annotation, or one of another size.
         """
         for x, output in zip(inputs, outputs, strict=True):
-            ids, segments = output["panoptic_seg"]
-            ids = ids.cpu().numpy()
             annotation = self._truth.get(x["image_id"])
             if annotation is None:
                 raise DatasetError(
-                    f"{self._dataset_name}: its panoptic annotations have no image "
-                    f"{x['image_id']} ({x.get('file_name')})"
+                    f"{self._metadata.panoptic_json}: no annotation of image {x['image_id']}"
                 )
-            file = str(Path(self._root) / annotation["file_name"])
-            true_ids = read_panoptic(file)
-            if true_ids.shape != ids.shape:
-                raise DatasetError(
-                    f"{file}: the annotation is {true_ids.shape[1]}x{true_ids.shape[0]}, the "
-                    f"prediction for its image {ids.shape[1]}x{ids.shape[0]} (width x height)"
-                )
+            file = str(Path(self._metadata.panoptic_root) / annotation["file_name"])
+            true_ids, ids = read_panoptic(file), output["panoptic_seg"][0].cpu().numpy()
+            check_map_size(true_ids, file, ids.shape)
             truth = {
                 s["id"]: (self._index[s["category_id"]], bool(s.get("iscrowd", 0)))
                 for s in annotation["segments_info"]
             }
-            predicted = {
-                s["id"]: self._indices[bool(s["isthing"])][s["category_id"]] for s in segments
-            }
+            # Copies, because it changes them; and bool, because it asks whether "isthing" is True.
+            copies = [{**s, "isthing": bool(s["isthing"])} for s in output["panoptic_seg"][1]]
+            converted = map(self._convert_category_id, copies)
+            predicted = {s["id"]: self._index[s["category_id"]] for s in converted}
             self._counts += count_segments(true_ids, truth, ids, predicted, len(self._categories))
             self._num_images += 1
 
@@ -107,53 +80,29 @@ class PanopticEvaluator(DatasetEvaluator):
             {"panoptic_seg": {"PQ", "SQ", "RQ", "PQ_th", …, "RQ_st": percent}}; None in other
             processes than the main one.
         """
-        if self._distributed:
-            gathered = comm.gather((self._counts, self._num_images))
-            if not comm.is_main_process():
-                return None
-            counts, numbers = zip(*gathered, strict=True)
-            self._counts, self._num_images = sum(counts), sum(numbers)
+        gathered = comm.gather((self._counts, self._num_images))
+        if not comm.is_main_process():
+            return None
+        counts, num_images = map(sum, zip(*gathered, strict=True))
+        scores = qualities(counts)
         things = np.array([bool(category["isthing"]) for category in self._categories])
-        scores = qualities(self._counts)
         results, table = {}, []
-        for name, suffix, chosen in (
-            ("all", "", np.ones_like(things)),
-            ("things", "_th", things),
-            ("stuff", "_st", ~things),
-        ):
-            # A class that neither occurs nor is predicted does not count.
-            chosen = chosen & ~np.isnan(scores["PQ"])
-            means = {
-                metric: float(values[chosen].mean()) if chosen.any() else float("nan")
-                for metric, values in scores.items()
-            }
-            results |= {f"{metric}{suffix}": value for metric, value in means.items()}
-            table.append([name, *means.values(), int(chosen.sum())])
-        headers = ["", "PQ", "SQ", "RQ", "classes"]
-        text = tabulate(table, headers, tablefmt="pipe", floatfmt=".2f")
-        logger.info(f"{self._dataset_name}, {self._num_images} images:\n{text}")
+        kinds = {"all": things | ~things, "things": things, "stuff": ~things}
+        for (name, kind), suffix in zip(kinds.items(), ("", "_th", "_st"), strict=True):
+            means = {f"{metric}{suffix}": mean_of_known(x[kind]) for metric, x in scores.items()}
+            table.append([name, *means.values(), np.count_nonzero(~np.isnan(scores["PQ"][kind]))])
+            results |= means
+        text = tabulate(table, ["", *scores, "classes"], "pipe", floatfmt=".2f")
+        logger.info(f"{self._metadata.name}, {num_images} images:\n{text}")
         if self._output_dir:
-            self._write(results, scores)
-        return OrderedDict(panoptic_seg=results)
-
-    def _write(self, results: dict[str, float], scores: dict[str, np.ndarray]) -> None:
-        def known(value: float) -> float | None:
-            return None if np.isnan(value) else float(value)
-
-        content: dict[str, Any] = {
-            "dataset": self._dataset_name,
-            "images": self._num_images,
-            **{metric: known(value) for metric, value in results.items()},
-            "classes": [
+            classes = [
                 {"name": category["name"], "isthing": bool(category["isthing"])}
-                | {metric: known(values[index]) for metric, values in scores.items()}
-                for index, category in enumerate(self._categories)
-            ],
-        }
-        folder = Path(self._output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / RESULTS_FILE).write_text(text + "\n", encoding="utf-8")
+                | {metric: values[i] for metric, values in scores.items()}
+                for i, category in enumerate(self._categories)
+            ]
+            file = Path(self._output_dir) / RESULTS_FILE
+            write_results(file, self._metadata.name, num_images, results, classes)
+        return OrderedDict(panoptic_seg=results)
 
 
 def count_segments(
@@ -177,37 +126,25 @@ def count_segments(
     Returns:
         K×4: matched segments, sum of their IoU, unmatched predictions, missed segments.
     """
+    overlaps = Counter(zip(true_ids.ravel().tolist(), ids.ravel().tolist(), strict=True))
+    true_area, area = Counter(true_ids.ravel().tolist()), Counter(ids.ravel().tolist())
     counts = np.zeros((num_classes, 4))
-    pairs, pixels = np.unique(
-        np.stack([true_ids.ravel(), ids.ravel()]).astype(np.int64), axis=1, return_counts=True
-    )
-    overlaps = {(int(t), int(p)): int(n) for (t, p), n in zip(pairs.T, pixels, strict=True)}
-    true_area, area = {}, {}
-    for (t, p), n in overlaps.items():
-        true_area[t] = true_area.get(t, 0) + n
-        area[p] = area.get(p, 0) + n
-
-    true_matched, matched = set(), set()
+    missed = {t for t, (_, is_crowd) in truth.items() if not is_crowd}
+    unmatched = set(predicted)
     for (t, p), overlap in overlaps.items():
-        if t not in truth or p not in predicted:
+        if t not in missed or predicted.get(p) != truth[t][0]:
             continue
-        label, is_crowd = truth[t]
-        if is_crowd or predicted[p] != label:
-            continue
-        union = true_area[t] + area[p] - overlap - overlaps.get((_VOID, p), 0)
-        # At most one segment overlaps another by more than half.
-        if 2 * overlap > union:
-            counts[label, :2] += 1, overlap / union
-            true_matched.add(t)
-            matched.add(p)
-    for t, (label, is_crowd) in truth.items():
-        counts[label, 3] += not is_crowd and t not in true_matched
-    for p, label in predicted.items():
-        if p in matched:
-            continue
-        crowds = [t for t, (of, is_crowd) in truth.items() if is_crowd and of == label]
-        excused = sum(overlaps.get((t, p), 0) for t in (_VOID, *crowds))
-        counts[label, 2] += 2 * excused <= area.get(p, 0)
+        union = true_area[t] + area[p] - overlap - overlaps[_VOID, p]
+        if 2 * overlap > union:  # at most one segment overlaps another by more than half
+            counts[predicted[p], :2] += 1, overlap / union
+            missed.remove(t)
+            unmatched.remove(p)
+    for t in missed:
+        counts[truth[t][0], 3] += 1
+    for p in unmatched:
+        crowds = [t for t, (label, is_crowd) in truth.items() if is_crowd and label == predicted[p]]
+        excused = sum(overlaps[t, p] for t in (_VOID, *crowds))
+        counts[predicted[p], 2] += 2 * excused <= area[p]
     return counts
 
 
@@ -219,10 +156,7 @@ def qualities(counts: np.ndarray) -> dict[str, np.ndarray]:
     """
     matched, iou, wrong, missed = counts.T
     segments = matched + (wrong + missed) / 2
-    occurs = segments > 0
-    nan = np.full(len(counts), np.nan)
-    recognition = np.divide(matched, segments, out=nan.copy(), where=occurs)
-    quality = np.divide(iou, segments, out=nan.copy(), where=occurs)
-    # A class of which nothing was matched counts as 0 in the mean, as in panopticapi.
-    segmentation = np.divide(iou, matched, out=np.where(occurs, 0, nan), where=matched > 0)
-    return {"PQ": 100 * quality, "SQ": 100 * segmentation, "RQ": 100 * recognition}
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        # A class of which nothing was matched counts as 0 in the mean, as in panopticapi.
+        sq = np.where((matched == 0) & (segments > 0), 0, iou / matched)
+        return {"PQ": 100 * (iou / segments), "SQ": 100 * sq, "RQ": 100 * (matched / segments)}

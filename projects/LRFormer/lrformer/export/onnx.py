@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 MIN_OPSET = 18
@@ -27,48 +26,30 @@ def check_packages() -> None:
 
 
 def write_onnx(
-    module: nn.Module | torch.export.ExportedProgram,
-    example: Tensor,
-    path: Path,
-    *,
-    dynamic_shapes: dict | None = None,
-    opset: int = MIN_OPSET,
-    output: str | None = None,
+    program: torch.export.ExportedProgram, path: Path, output: str, opset: int = MIN_OPSET
 ) -> None:
-    """Write a function of one tensor as an ONNX file.
+    """Write a function of one tensor as an ONNX file, whose sizes are dynamic where its own are.
 
     Args:
-        module: in eval mode, or already exported.
-        example: its input.
+        program: the function.
         path: the file; weights of more than 2 GB come to lie beside it.
-        dynamic_shapes: of :func:`torch.export.export`; where it is None the sizes are fixed, or as
-            ``module`` was exported.
-        opset: of ONNX.
         output: name of the output, of which there is one.
+        opset: of ONNX.
     """
-    if not isinstance(module, torch.export.ExportedProgram):
-        with torch.no_grad():
-            module = torch.export.export(module, (example,), dynamic_shapes=dynamic_shapes)
-    with _quiet():
-        program = torch.onnx.export(
-            module,
-            dynamo=True,
-            opset_version=opset,
-            output_names=None if output is None else [output],
-            verbose=False,
-        )
-        program.save(path)
+    with _quiet("onnxscript", "onnx_ir", "torch.onnx"):
+        torch.onnx.export(
+            program, dynamo=True, opset_version=opset, output_names=[output], verbose=False
+        ).save(path)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet(*names: str) -> Iterator[None]:
     """The exporter reports its progress and what it cannot simplify, also where all is well."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
-    levels = [log.level for log in loggers]
-    for log in loggers:
-        log.setLevel(logging.ERROR)
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
     try:
+        for logger in levels:
+            logger.setLevel(logging.ERROR)
         yield
     finally:
-        for log, level in zip(loggers, levels, strict=True):
-            log.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)

@@ -11,15 +11,14 @@ import torch
 from detectron2.modeling import SemanticSegmentor
 from torch import Tensor, nn
 
-from ..layers import LRFormerBlock
 from ..modeling.mask2former import MaskFormer
+from ..precision import DTYPES
 from .graph import SegmentationGraph
 from .onnx import MIN_OPSET, ExportError, check_packages, write_onnx
 
 logger = logging.getLogger(__name__)
 
 FORMATS = {".onnx": "ONNX", ".pt2": "torch.export"}
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 INPUTS = {"uint8": torch.uint8, "float32": torch.float32}
 OUTPUTS = ("scores", "classes")
 
@@ -27,11 +26,10 @@ OUTPUTS = ("scores", "classes")
 _TRACED = (2, 3, 91, 150)
 # (height, width) of the checks: one wide, one tall, both padded, both with maps to be pooled.
 CHECK_SIZES = ((203, 349), (420, 266))
-# Relative errors ||a - b|| / ||b|| up to which scores count as the same. LRFormer+ cuts masks at a
-# threshold, which rounding can pass.
-_TOLERANCE = {"float32": (1e-4, 1e-3), "float16": (0.02, 0.1), "bfloat16": (0.1, 0.3)}
-# Share of pixels that may have another class.
-_OTHER_CLASS = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.2}
+# Relative errors ||a - b|| / ||b|| up to which scores count as the same, of SemanticSegmentor and
+# of MaskFormer, which cuts masks at a threshold that rounding can pass; and the share of pixels
+# that may have another class.
+_LIMITS = {"float32": (1e-4, 1e-3, 1e-3), "float16": (0.02, 0.1, 0.05), "bfloat16": (0.1, 0.3, 0.2)}
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class ExportOptions:
             queries of class probability times mask), or "classes", the class of every pixel, NxHxW,
             uint8 (int32 for more than 256 classes).
         input: type of the image, "uint8" or "float32"; its values are 0 to 255 in both.
-        dtype: of :data:`DTYPES`, for weights and computation; "bfloat16" not for ONNX, whose
-            runtimes hardly compute in it.
+        dtype: of :data:`lrformer.precision.DTYPES`, for weights and computation; "bfloat16" not for
+            ONNX, whose runtimes hardly compute in it.
         opset: of ONNX.
     """
 
@@ -93,8 +91,8 @@ def export_model(
     normalises, pads to multiples of 32 and crops inside. N, H and W may be any size.
 
     Args:
-        model: detectron2's ``SemanticSegmentor`` or :class:`MaskFormer` with LRFormer inside, in
-            eval mode, not fused; it stays as it is.
+        model: detectron2's ``SemanticSegmentor`` or :class:`MaskFormer`, in eval mode; it stays as
+            it is.
         path: the file; ".onnx" or ".pt2" says which of the :data:`FORMATS`.
         options: what to export.
         check_sizes: (height, width) of images, a random one each, on which the file's output is
@@ -107,38 +105,33 @@ def export_model(
         ExportError: the model or the options cannot be exported so, a package is missing, or the
             file's outputs differ; then nothing is written.
     """
-    options = options or ExportOptions()
-    path = Path(path)
-    _check_format(path, options)
+    options, path = options or ExportOptions(), Path(path)
+    _check_path(path, options)
     divisor = _check_model(model)
-    if path.is_dir() or not path.parent.is_dir():
-        problem = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise ExportError(f"cannot write {path}: {problem}")
-    graph = SegmentationGraph(
-        model, divisor, DTYPES[options.dtype], class_map=options.output == "classes"
-    )
+    class_map = options.output == "classes"
+    graph = SegmentationGraph(model, divisor, DTYPES[options.dtype], class_map)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         # Its name is kept: one file may refer to another by name.
-        written = Path(folder) / path.name
-        run = _write(graph, written, options)
-        plus = isinstance(model, MaskFormer)
-        checks = [_check(model, run, size, options, plus) for size in check_sizes]
+        run = _write(graph, Path(folder) / path.name, options)
+        checks = [_check(model, run, size, options) for size in check_sizes]
         for file in Path(folder).iterdir():
             os.replace(file, path.parent / file.name)
     return checks
 
 
-def _check_format(path: Path, options: ExportOptions) -> None:
+def _check_path(path: Path, options: ExportOptions) -> None:
     if path.suffix not in FORMATS:
         raise ExportError(
             f"{path}: which format is said by the name's end, "
             f"{' or '.join(f'{end} ({name})' for end, name in FORMATS.items())}"
         )
-    if path.suffix != ".onnx":
-        return
-    if options.dtype == "bfloat16":
-        raise ExportError("bfloat16 is for .pt2 only: ONNX's runtimes hardly compute in it")
-    check_packages()
+    if path.suffix == ".onnx":
+        if options.dtype == "bfloat16":
+            raise ExportError("bfloat16 is for .pt2 only: ONNX's runtimes hardly compute in it")
+        check_packages()
+    if path.is_dir() or not path.parent.is_dir():
+        problem = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise ExportError(f"cannot write {path}: {problem}")
 
 
 def _check_model(model: nn.Module) -> int:
@@ -150,69 +143,48 @@ def _check_model(model: nn.Module) -> int:
         )
     if model.training:
         raise ExportError("the model is in training mode; call .eval() first")
-    if not any(isinstance(module, LRFormerBlock) for module in model.modules()):
-        raise ExportError(
-            "the model has no LRFormer blocks: it is another architecture, or fused; export it as "
-            "it was before (runtimes fuse by themselves)"
-        )
-    if not isinstance(model, MaskFormer):
-        return model.backbone.size_divisibility
-    others = [n for n in ("instance", "panoptic") if getattr(model, f"{n}_on")]
-    if not model.semantic_on:
-        raise ExportError(
-            f"the model predicts {' and '.join(others)} segments only, of which every image has "
-            "another number; semantic scores can be exported: set "
-            "MODEL.MASK_FORMER.TEST.SEMANTIC_ON to True"
-        )
-    if others:
-        logger.warning(
-            f"semantic scores are exported, not the {' and '.join(others)} segments, of which "
-            "every image has another number"
-        )
-    if model.size_divisibility < 32 or model.size_divisibility % 32:
-        raise ExportError(
-            f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY is {model.size_divisibility}; only multiples of "
-            "32 can be exported"
-        )
-    return model.size_divisibility
+    if isinstance(model, MaskFormer):
+        divisor, key = model.size_divisibility, "MODEL.MASK_FORMER.SIZE_DIVISIBILITY"
+        segments = " and ".join(x for x in ("instance", "panoptic") if getattr(model, f"{x}_on"))
+        if not model.semantic_on:
+            raise ExportError(
+                f"the model predicts {segments} segments only, of which every image has another "
+                "number; semantic scores can be exported: set "
+                "MODEL.MASK_FORMER.TEST.SEMANTIC_ON to True"
+            )
+        if segments:
+            logger.warning(
+                f"semantic scores are exported, not the {segments} segments, of which every image "
+                "has another number"
+            )
+    else:
+        divisor, key = model.backbone.size_divisibility, "the backbone's size_divisibility"
+    if divisor < 32 or divisor % 32:
+        raise ExportError(f"{key} is {divisor}; only multiples of 32 can be exported")
+    return divisor
 
 
 def _write(
     graph: SegmentationGraph, path: Path, options: ExportOptions
 ) -> Callable[[Tensor], Tensor]:
     """Write the file; what is returned runs it as it was written."""
-    device = graph.pixel_mean.device
-    example = torch.randint(256, _TRACED, dtype=torch.uint8, device=device)
-    example = example.to(INPUTS[options.input])
-    names = {0: "batch", 2: "height", 3: "width"}
-    sizes = {axis: torch.export.Dim(name) for axis, name in names.items()}
+    example = torch.randint(256, _TRACED, device=graph.pixel_mean.device).to(INPUTS[options.input])
+    axes = ((0, "batch"), (2, "height"), (3, "width"))
+    sizes = {axis: torch.export.Dim(name) for axis, name in axes}
     with torch.no_grad():
         program = torch.export.export(graph, (example,), dynamic_shapes={"image": sizes})
     if path.suffix == ".pt2":
         torch.export.save(program, path)
-        loaded = torch.export.load(path).module()
-        return lambda image: loaded(image)
-    write_onnx(program, example, path, opset=options.opset, output=options.output)
-    return _onnx_session(path)
-
-
-def _onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
+        return torch.export.load(path).module()
+    write_onnx(program, path, options.output, options.opset)
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def run(image: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"image": image.cpu().numpy()})[0])
-
-    return run
+    return lambda image: torch.from_numpy(session.run(None, {"image": image.cpu().numpy()})[0])
 
 
 def _check(
-    model: nn.Module,
-    run: Callable[[Tensor], Tensor],
-    size: tuple[int, int],
-    options: ExportOptions,
-    plus: bool,
+    model: nn.Module, run: Callable[[Tensor], Tensor], size: tuple[int, int], options: ExportOptions
 ) -> Check:
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)
@@ -226,15 +198,15 @@ def _check(
             f"the exported model's {options.output} are {tuple(found.shape)} for an image of "
             f"{size[0]} x {size[1]}, expected {tuple(shape)}"
         )
+    *errors, other_class = _LIMITS[options.dtype]
     error, classes = None, found
     if options.output == "scores":
         error = float((found - expected).norm() / expected.norm())
         classes = found.argmax(0)
     agreement = float((classes == expected.argmax(0)).float().mean())
-    limit = _TOLERANCE[options.dtype][plus]
+    limit = errors[isinstance(model, MaskFormer)]
     # Scores that are not finite compare as False.
-    good = agreement >= 1 - _OTHER_CLASS[options.dtype] if error is None else error <= limit
-    if not good:
+    if not (agreement >= 1 - other_class if error is None else error <= limit):
         raise ExportError(
             f"the exported model differs from the model on an image of {size[0]} x {size[1]}: "
             + (f"relative error {error:.1e} (limit {limit:g}), " if error is not None else "")

@@ -14,15 +14,9 @@ def map_ahead(
 ) -> Iterator[Result]:
     """``map(function, items)``, computed in threads before the results are asked for.
 
-    Items are taken in the caller's thread. What ``function`` or ``items`` raises is raised in its
-    place, after the results before it.
-
-    Args:
-        function: safe to call in several threads, if there are several workers.
-        items: may be endless.
-        ahead: how many results are computed ahead of the one in use; 0 computes each when it is
-            asked for, in the caller's thread.
-        workers: number of threads.
+    Items, which may be endless, are taken in the caller's thread. What ``function`` or ``items``
+    raises is raised in its place, after the results before it. ``ahead`` results are computed ahead
+    of the one in use; 0 computes each when it is asked for, in the caller's thread.
     """
     if ahead == 0:
         yield from map(function, items)

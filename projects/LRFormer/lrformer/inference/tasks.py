@@ -13,65 +13,46 @@ TASK_KEYS = {
 }
 
 
-class TaskError(ValueError):
-    """Something is asked for that the model does not predict."""
-
-
 def tasks_of(cfg: CfgNode) -> tuple[str, ...] | None:
-    """What a config's model predicts, before windows and augmentation; None where it is not known.
-
-    It is known of detectron2's ``SemanticSegmentor`` and of ``MaskFormer``.
-    """
+    """What a config's model predicts without windows and augmentation; None if it is not known."""
     if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
         return ("sem_seg",)
-    if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
-        test = cfg.MODEL.MASK_FORMER.TEST
-        on = (test.SEMANTIC_ON, test.INSTANCE_ON, test.PANOPTIC_ON)
-        return tuple(task for task, wanted in zip(TASK_KEYS, on, strict=True) if wanted)
-    return None
-
-
-def wrappers_of(cfg: CfgNode) -> list[str]:
-    """The keys that are set of those that wrap a model, after which it predicts "sem_seg" only."""
-    keys = {
-        "TEST.SLIDING_WINDOW.ENABLED": cfg.TEST.SLIDING_WINDOW.ENABLED,
-        "TEST.AUG.ENABLED": cfg.TEST.AUG.ENABLED,
-    }
-    return [key for key, enabled in keys.items() if enabled]
+    if cfg.MODEL.META_ARCHITECTURE != "MaskFormer":
+        return None
+    test = cfg.MODEL.MASK_FORMER.TEST
+    return tuple(task for task, key in TASK_KEYS.items() if test[key.rpartition(".")[2]])
 
 
 def predicted_tasks(cfg: CfgNode) -> tuple[str, ...] | None:
-    """What :func:`~lrformer.inference.build_inference_model` predicts for a config.
-
-    None where it is not known.
+    """What :func:`~lrformer.inference.build_inference_model` predicts; None where it is not known.
 
     Raises:
-        TaskError: windows or augmentation are on and the model does not predict "sem_seg".
+        ValueError: windows or augmentation are on and the model does not predict "sem_seg".
     """
-    tasks, wrappers = tasks_of(cfg), wrappers_of(cfg)
-    if not wrappers:
+    tasks = tasks_of(cfg)
+    keys = [f"TEST.{key}.ENABLED" for key in ("SLIDING_WINDOW", "AUG") if cfg.TEST[key].ENABLED]
+    if not keys:
         return tasks
     if tasks is not None and "sem_seg" not in tasks:
-        raise TaskError(
-            f"{' and '.join(wrappers)}: windows and test-time augmentation average class scores, "
-            f"but the model predicts {_list(tasks)} only. Set {' and '.join(wrappers)} to False, "
-            f"or {TASK_KEYS['sem_seg']} to True for semantic segmentation"
+        raise ValueError(
+            f"{' and '.join(keys)} True averages class scores, but the model predicts "
+            f"{_list(tasks)} only: set it to False, or {TASK_KEYS['sem_seg']} to True"
         )
     return ("sem_seg",)
 
 
 def check_task(task: str, found: Any, model: nn.Module) -> None:
-    """Raise TaskError where ``task`` is not in ``found``, tasks or the output for one image."""
+    """Raise ValueError where ``task`` is not in ``found``, tasks or the output for one image."""
     if task not in TASK_KEYS:
-        raise TaskError(f"there is no task {task!r}; there are {_list(TASK_KEYS)}")
+        raise ValueError(f"there is no task {task!r}; there are {_list(TASK_KEYS)}")
     if not isinstance(found, (dict, tuple)):
         found = (type(found).__name__,)
     if task in found:
         return
     alone = "" if task == "sem_seg" else ", and TEST.SLIDING_WINDOW and TEST.AUG not ENABLED"
-    raise TaskError(
-        f"{type(model).__name__} predicts no {task!r} (it predicts: {_list(found)}), which is "
-        f"needed here. LRFormer+ does with {TASK_KEYS[task]} True{alone}"
+    raise ValueError(
+        f"{type(model).__name__} predicts no {task!r} (it predicts: {_list(found)}); LRFormer+ "
+        f"does with {TASK_KEYS[task]} True{alone}"
     )
 
 

@@ -1,21 +1,22 @@
-"""What sliding windows and test-time augmentation have in common; class maps of any model."""
+"""Models around a model that predicts ``sem_seg``: their common part, and class maps."""
 
 import torch
 from torch import Tensor, nn
 
+from ..ops.resize import Size
 from .class_map import argmax
+from .network import PlainSegmentor, output_size
 from .tasks import check_task
 
 
 class SemSegWrapper(nn.Module):
-    """Runs a model several times an image and returns the mean, with the model's own interface."""
+    """Runs a model several times an image and returns the mean, with the model's own interface.
+
+    That is detectron2's: a list of {"image", "height", "width"} to a list of {"sem_seg": K x height
+    x width}.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        """
-        Args:
-            model: takes detectron2's list of {"image", "height", "width"} and returns a list of
-                {"sem_seg": K x height x width}.
-        """
         super().__init__()
         self.model = model
         # detectron2 restores a model's mode after evaluation; a fresh module says "training".
@@ -23,25 +24,17 @@ class SemSegWrapper(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """
-        Args:
-            batched_inputs: one dict an image: "image", C x H x W, and the "height" and "width" to
-                return (H and W where they are missing).
-
-        Returns:
-            One {"sem_seg": K x height x width, float32} an image, on the model's device.
+        """One {"sem_seg": K x height x width, float32} an image, on the model's device.
 
         Raises:
             ValueError: the model returns no ``sem_seg``, or one of another size than asked for.
             RuntimeError: the model is in training mode.
         """
         if self.training:
-            raise RuntimeError(
-                f"{type(self).__name__} is for inference only; call .eval() on it first"
-            )
-        return [{"sem_seg": self._predict(x, *_output_size(x))} for x in batched_inputs]
+            raise RuntimeError(f"{type(self).__name__} is for inference: call .eval() on it first")
+        return [{"sem_seg": self._predict(x["image"], *output_size(x))} for x in batched_inputs]
 
-    def _predict(self, x: dict, height: int, width: int) -> Tensor:
+    def _predict(self, image: Tensor, height: int, width: int) -> Tensor:
         raise NotImplementedError
 
     def _run(self, images: list[Tensor], height: int, width: int) -> list[Tensor]:
@@ -51,51 +44,26 @@ class SemSegWrapper(nn.Module):
 
 
 class ClassMaps(nn.Module):
-    """A model that gives the class of each pixel in place of the scores of all classes.
-
-    It spares :class:`~lrformer.inference.network.PlainSegmentor` the scores at the image's size.
-    """
+    """A model's class of each pixel; spares :class:`PlainSegmentor` the scores at full size."""
 
     def __init__(self, model: nn.Module) -> None:
-        """
-        Args:
-            model: returns ``sem_seg``.
-        """
         super().__init__()
         self.model = model
         self.training = model.training
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """One {"sem_seg_classes": height x width int64} an image."""
-        return [{"sem_seg_classes": x} for x in class_maps_of(self.model, batched_inputs)]
+        """One {"sem_seg_classes": height x width int64} an image; errors: as above."""
+        if isinstance(self.model, PlainSegmentor):
+            maps = self.model.class_maps(batched_inputs)
+        else:
+            outputs = zip(batched_inputs, self.model(batched_inputs), strict=True)
+            maps = [argmax(sem_seg_of(found, output_size(x), self.model)) for x, found in outputs]
+        return [{"sem_seg_classes": x} for x in maps]
 
 
-def class_maps_of(model: nn.Module, batched_inputs: list[dict]) -> list[Tensor]:
-    """The class maps, height x width int64, that ``model`` predicts for a batch.
-
-    Raises:
-        ValueError: the model returns no ``sem_seg``, or one of another size than asked for.
-    """
-    if hasattr(model, "class_maps"):
-        return model.class_maps(batched_inputs)
-    outputs = model(batched_inputs)
-    return [
-        argmax(sem_seg_of(output, _output_size(x), model))
-        for x, output in zip(batched_inputs, outputs, strict=True)
-    ]
-
-
-def _output_size(x: dict) -> tuple[int, int]:
-    return x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])
-
-
-def sem_seg_of(output: dict, size: tuple[int, int], model: nn.Module) -> Tensor:
-    """The ``sem_seg`` that ``model`` returned for one image, K x height x width.
-
-    Raises:
-        ValueError: there is none, or it is not of the height and width ``size``.
-    """
+def sem_seg_of(output: dict, size: Size, model: nn.Module) -> Tensor:
+    """The ``sem_seg`` that ``model`` returned for one image, of K x ``size``; else ValueError."""
     check_task("sem_seg", output, model)
     sem_seg = output["sem_seg"]
     if sem_seg.dim() != 3 or tuple(sem_seg.shape[1:]) != size:

@@ -1,13 +1,19 @@
 """The parts of LRFormer in plain PyTorch; nothing here imports detectron2."""
 
-from .block import LRFormerBlock
-from .embed import PatchEmbed, Stem
-from .encoder import LRFormerEncoder
-from .feed_forward import FeedForward
-from .lrsa import LowResolutionSelfAttention, scaled_pyramid
-from .pooling import pooled_shape
+from .lrformer import (
+    VARIANTS,
+    FeedForward,
+    LowResolutionSelfAttention,
+    LRFormerBlock,
+    LRFormerEncoder,
+    PatchEmbed,
+    Stem,
+    pooled_shape,
+    scaled_pyramid,
+)
 
 __all__ = [
+    "VARIANTS",
     "FeedForward",
     "LRFormerBlock",
     "LRFormerEncoder",

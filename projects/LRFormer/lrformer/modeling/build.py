@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model as build_from_cfg
+from detectron2.utils import comm
 from torch import nn
 
-from lrformer.checkpoint import LRFormerCheckpointer
+from lrformer.checkpoint import LRFormerCheckpointer, check_weights_exist
 from lrformer.config import load_cfg
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ def load_model(cfg: CfgNode) -> nn.Module:
         WeightsError: it is no file of weights, is refused (``MODEL.WEIGHTS_ALLOW_PICKLE``), or
             holds those of another model.
     """
-    check_weights_exist(cfg)
+    if cfg.MODEL.WEIGHTS and comm.is_main_process():  # which other processes have it from
+        check_weights_exist(cfg.MODEL.WEIGHTS)
     model = build_from_cfg(cfg).eval()
     if cfg.MODEL.WEIGHTS:
         checkpointer = LRFormerCheckpointer(model, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE)
@@ -82,16 +84,6 @@ def load_model(cfg: CfgNode) -> nn.Module:
     else:
         logger.warning("no weights given (MODEL.WEIGHTS): the model is randomly initialised")
     return model
-
-
-def check_weights_exist(cfg: CfgNode) -> None:
-    """Raise FileNotFoundError where ``MODEL.WEIGHTS`` is a path at which there is no file."""
-    weights = cfg.MODEL.WEIGHTS
-    if weights and "://" not in weights and not Path(weights).is_file():
-        is_folder = " (it is a folder)" if Path(weights).is_dir() else ""
-        raise FileNotFoundError(
-            f"MODEL.WEIGHTS: there is no file {weights}{is_folder} (looked from {Path.cwd()})"
-        )
 
 
 def _resolve_device(configured: str, requested: str | None) -> str:

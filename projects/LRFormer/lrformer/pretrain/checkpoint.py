@@ -1,42 +1,18 @@
-"""Files of a pre-training: what a resumed run needs, and weights to start from."""
+"""Files that a pre-training reads: a run's state to resume from, and weights to start from."""
 
-import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from lrformer.checkpoint.reading import read_weights
+from lrformer.checkpoint.report import summary
 from lrformer.timm_models import checkpoint_filter_fn
-
-# Settings that have to be the same for weights and optimizer state to fit.
-_IDENTITY = {
-    "model": "--model",
-    "model_kwargs": "--model-kwargs",
-    "classes": "the dataset's list of classes",
-}
-
-
-def save(state: dict[str, Any], file: Path) -> None:
-    """Write a checkpoint; a break while writing leaves the old file.
-
-    Args:
-        state: "model" (name -> tensor, also valid as MODEL.WEIGHTS), "optimizer", "epoch" (epochs
-            done), and whatever else consists of tensors, numbers, strings, lists and dicts.
-        file: to write.
-    """
-    part = file.with_name(file.name + ".part")
-    torch.save(state, part)
-    os.replace(part, file)
 
 
 def load(file: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Read a checkpoint of :func:`save` to resume from.
-
-    Args:
-        file: to read.
-        settings: of the run that resumes.
+    """Read a checkpoint of this tool for a run with ``settings`` to resume from.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -46,24 +22,20 @@ def load(file: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
     state = {"model": contents.weights, **contents.extras}
     if not {"optimizer", "epoch", "history", "settings"} <= set(state):
         raise ValueError(f"{file} cannot be resumed: it is no checkpoint of this tool")
-    for key, what in _IDENTITY.items():
-        saved, now = (_short(values[key]) for values in (state["settings"], settings))
+    for key in ("model", "model_kwargs", "classes"):
         if state["settings"][key] != settings[key]:
+            saved, now = (textwrap.shorten(str(x[key]), 80) for x in (state["settings"], settings))
             raise ValueError(
-                f"--resume: {file} is of another model: {what} was {saved}, is now {now}; give the "
-                "same again, or another --output"
+                f"--resume: {file} is of another model: its {key} is {saved}, now it is {now}; "
+                "give the same again, or another --output"
             )
     return state
 
 
 def changed_settings(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Settings, as "name: old -> new", in which a resumed run differs from the interrupted one."""
-    flat = [{**settings, **settings["recipe"]} for settings in (saved, now)]
-    return [
-        f"{key}: {flat[0].get(key)} -> {value}"
-        for key, value in flat[1].items()
-        if key != "recipe" and flat[0].get(key) != value
-    ]
+    old, new = ({**settings, **settings["recipe"], "recipe": None} for settings in (saved, now))
+    return [f"{key}: {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
 
 
 def load_weights(model: nn.Module, file: str | Path, keep_classifier: bool) -> str | None:
@@ -83,37 +55,21 @@ def load_weights(model: nn.Module, file: str | Path, keep_classifier: bool) -> s
     """
     own = model.state_dict()
     weights = checkpoint_filter_fn(read_weights(file).weights, model)
-    weights = {name: value for name, value in weights.items() if name in own}
-    may_lack = ("head.weight", "head.bias", "num_batches_tracked")
-    missing = [name for name in own if name not in weights and not name.endswith(may_lack)]
-    if missing:
-        raise ValueError(
-            f"{file} does not fit the model: {len(missing)} of {len(own)} parameters are missing, "
-            f"{', '.join(missing[:3])}, …; weights of another model?"
-        )
-    wrong = [name for name in weights if weights[name].shape != own[name].shape]
-    if backbone := [name for name in wrong if not name.startswith("head.")]:
-        name = backbone[0]
-        raise ValueError(
-            f"{file} does not fit the model: {len(backbone)} parameters have another shape, the "
-            f"first is {name}: {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}; "
-            "is --model the right one?"
-        )
     problem = None
     if "head.weight" not in weights:
         problem = "it holds no classifier"
-    elif wrong:
-        there = len(weights["head.weight"])
-        problem = f"its classifier has {there} classes, the dataset has {model.num_classes}"
+    elif (classes := len(weights["head.weight"])) != model.num_classes:
+        problem = f"its classifier has {classes} classes, the dataset has {model.num_classes}"
     if problem and keep_classifier:
         raise ValueError(f"{file} cannot be evaluated: {problem}")
     if problem:
-        weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
-    model.load_state_dict(weights, strict=False)
+        own = {name: value for name, value in own.items() if not name.startswith("head.")}
+    shapes = {name: value.shape for name, value in weights.items()}
+    wrong = [name for name, value in own.items() if shapes.get(name) != value.shape]
+    if wrong := [name for name in wrong if not name.endswith("num_batches_tracked")]:
+        raise ValueError(
+            f"{file} does not fit the model: {len(wrong)} of {len(own)} parameters are missing or "
+            f"have another shape, {summary(wrong)}; is --model the right one?"
+        )
+    model.load_state_dict({k: v for k, v in weights.items() if k in own}, strict=False)
     return problem
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list) and len(value) > 5:
-        return f"{len(value)} ({', '.join(value[:3])}, …)"
-    return str(value)

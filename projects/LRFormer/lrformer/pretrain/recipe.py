@@ -1,6 +1,6 @@
 """How the paper pre-trains (section 4.1), as data."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Recipe:
     random_erasing: float = 0.25
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{option(name)} must be positive, not {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_epochs", "clip_grad", "mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{option(name)} cannot be negative: {getattr(self, name)}")
-        for name in ("drop_path", "label_smoothing", "random_erasing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{option(name)} must lie in [0, 1), not {getattr(self, name)}")
+        values = {name: value for name, value in vars(self).items() if name != "auto_augment"}
+        for name, value in values.items():
+            fits, expected = value >= 0, "0 or more"
+            if name in ("epochs", "batch_size", "lr"):
+                fits, expected = value > 0, "positive"
+            elif name in ("drop_path", "label_smoothing", "random_erasing"):
+                fits, expected = 0 <= value < 1, "in [0, 1)"
+            if not fits:
+                raise ValueError(f"{option(name)} must be {expected}, not {value}")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"--warmup-epochs {self.warmup_epochs} leaves nothing of --epochs {self.epochs} "
@@ -70,16 +70,3 @@ RECIPES = {
 def option(name: str) -> str:
     """The command line's name of a recipe's value."""
     return "--" + name.replace("_", "-")
-
-
-def describe(name: str) -> str:
-    """A value in the recipes, for the help: one value, or that of each recipe."""
-    values = {key: getattr(recipe, name) for key, recipe in RECIPES.items()}
-    if len(set(values.values())) == 1:
-        return str(next(iter(values.values())))
-    return ", ".join(f"{value} ({key})" for key, value in values.items())
-
-
-def names() -> dict[str, type]:
-    """The values of a recipe and their types."""
-    return {field.name: field.type for field in fields(Recipe)}

@@ -1,58 +1,38 @@
 """The training and evaluation loops."""
 
-import csv
 import json
 import logging
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from timm.data import ImageDataset
+from timm.data import ImageDataset, Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.utils import NativeScaler, accuracy, dispatch_clip_grad, distribute_bn, random_seed
+from timm.utils import accuracy, distribute_bn, random_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lrformer.checkpoint.writing import replacing
+
 from . import checkpoint
-from .data import build_loader, build_mixup, to_device
+from .data import build_loader
+from .machine import Machine
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.pth", "best.pth"
 
-
-@dataclass(frozen=True)
-class Machine:
-    """Where this process runs, and which of how many it is.
-
-    ``dtype`` is that of mixed precision; None computes in float32.
-    """
-
-    device: torch.device
-    rank: int = 0
-    world_size: int = 1
-    dtype: torch.dtype | None = None
-    workers: int = 0
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
-
-    def sum(self, values: Tensor) -> Tensor:
-        """``values`` summed over all processes."""
-        if self.world_size > 1:
-            values = values.clone()
-            dist.all_reduce(values)
-        return values
+_LOG_INTERVAL = 50  # batches
 
 
+@dataclass
 class Pretraining:
     """A training run: built, resumed or not, then :meth:`run`.
 
@@ -63,59 +43,42 @@ class Pretraining:
         model: a timm model, on the machine's device.
         recipe: its ``batch_size`` is that of all processes together.
         train_set, val_set: images and labels.
-        img_size: height and width of the images, pixels.
-        settings: what the checkpoint tells of the run; "model", "model_kwargs" and "classes" have
-            to be the same when it is resumed.
         machine: where it runs.
         output: folder for the checkpoints and the summary.
-        seed: of all random numbers.
-        log_interval: batches between log lines.
+        settings: "img_size" (pixels), "seed", and what else the checkpoint is to tell of the run;
+            "model", "model_kwargs" and "classes" have to be the same when it is resumed.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        train_set: ImageDataset,
-        val_set: ImageDataset,
-        *,
-        img_size: int,
-        settings: dict[str, Any],
-        machine: Machine,
-        output: Path,
-        seed: int = 0,
-        log_interval: int = 50,
-    ):
-        self.model = self.wrapped = model
-        self.recipe = recipe
-        self.machine = machine
-        self.output = output
-        self.seed = seed
-        self.log_interval = log_interval
+    model: nn.Module
+    recipe: Recipe
+    train_set: ImageDataset
+    val_set: ImageDataset
+    machine: Machine
+    output: Path
+    settings: dict[str, Any]
+    history: list[dict[str, float]] = field(default_factory=list, init=False)
+
+    def __post_init__(self):
+        model, recipe, machine = self.model, self.recipe, self.machine
         self.settings = {
-            **settings,
+            **self.settings,
             "recipe": asdict(recipe),
-            "img_size": img_size,
-            "seed": seed,
             "processes": machine.world_size,
             "workers": machine.workers,
-            "dtype": str(machine.dtype or torch.float32),
+            "dtype": str(machine.dtype or torch.float32).removeprefix("torch."),
         }
-        distributed = machine.world_size > 1
-        loaders = {
-            "data_cfg": model.pretrained_cfg,
-            "device": machine.device,
-            "distributed": distributed,
-            "workers": machine.workers,
-        }
-        batch = recipe.batch_size // machine.world_size
-        self.loader = build_loader(train_set, img_size, batch, recipe=recipe, **loaders)
-        self.val_loader = build_loader(val_set, img_size, batch, recipe=None, **loaders)
-        self.mixup = build_mixup(recipe, model.num_classes)
-        # Mixup's targets are smoothed already.
-        self.criterion = nn.CrossEntropyLoss(
-            label_smoothing=0.0 if self.mixup else recipe.label_smoothing
+        size, cfg = self.settings["img_size"], model.pretrained_cfg
+        self.loader, self.val_loader = (
+            build_loader(images, size, recipe, cfg, machine, is_training)
+            for images, is_training in ((self.train_set, True), (self.val_set, False))
         )
+        # Mixup or CutMix, each half of the time; their targets are smoothed already.
+        smoothing = {"label_smoothing": recipe.label_smoothing}
+        self.mixup = None
+        if recipe.mixes:
+            smoothing["num_classes"] = model.num_classes
+            self.mixup = Mixup(recipe.mixup, recipe.cutmix, **smoothing)
+        self.criterion = nn.CrossEntropyLoss(**({} if self.mixup else smoothing))
         self.optimizer = create_optimizer_v2(
             model, "adamw", lr=recipe.lr, weight_decay=recipe.weight_decay
         )
@@ -130,13 +93,12 @@ class Pretraining:
             step_on_epochs=False,
             updates_per_epoch=len(self.loader),
         )
-        self.scaler = NativeScaler(machine.device.type) if machine.dtype is torch.float16 else None
-        if distributed:
-            on_gpu = machine.device.type == "cuda"
-            self.wrapped = DistributedDataParallel(
-                model, device_ids=[machine.device] if on_gpu else None
-            )
-        self.history: list[dict[str, float]] = []
+        is_scaled = machine.dtype is torch.float16
+        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=is_scaled)
+        self.wrapped = model
+        if machine.world_size > 1:
+            device_ids = [machine.device] if machine.device.type == "cuda" else None
+            self.wrapped = DistributedDataParallel(model, device_ids=device_ids)
 
     def resume(self, file: Path) -> None:
         """Continue after the last epoch in ``file``.
@@ -149,7 +111,7 @@ class Pretraining:
             logger.warning(f"not as before the break: {change}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler is not None and state["scaler"] is not None:
+        if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.history = state["history"]
         self.scheduler.step_update(state["epoch"] * len(self.loader))
@@ -174,7 +136,7 @@ class Pretraining:
                 f"{row['images_per_s']:.1f} images/s"
             )
             if self.machine.rank == 0:
-                self._save(epoch + 1)
+                self._save()
         return self.history
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
@@ -183,7 +145,7 @@ class Pretraining:
         Returns:
             loss (mean of the epoch), lr (at its end), images_per_s (of all processes).
         """
-        seed_epoch(self.seed, epoch, self.machine.rank)
+        seed_epoch(self.settings["seed"], epoch, self.machine.rank)
         if self.machine.world_size > 1:
             self.loader.sampler.set_epoch(epoch)
         self.wrapped.train()
@@ -191,7 +153,7 @@ class Pretraining:
         total = torch.zeros((), device=self.machine.device)
         start = time.perf_counter()
         for i, batch in enumerate(self.loader, start=1):
-            images, labels = to_device(batch, self.machine.device)
+            images, labels = self.machine.put(*batch)
             if self.mixup is not None:
                 images, labels = self.mixup(images, labels)
             with self.machine.autocast():
@@ -200,9 +162,14 @@ class Pretraining:
             self._step(loss)
             self.scheduler.step_update(epoch * batches + i)
             total += loss.detach()
-            if i % self.log_interval == 0 or i == batches:
+            if i % _LOG_INTERVAL == 0 or i == batches:
                 mean = self.machine.sum(total).item() / self.machine.world_size / i
-                self._check(mean, epoch)
+                if not math.isfinite(mean):
+                    raise FloatingPointError(
+                        f"the loss became {mean} in epoch {epoch + 1}; try a smaller --lr (it is "
+                        f"{self.recipe.lr:.3g}), more --warmup-epochs, or --amp float32; the last "
+                        f"checkpoint, if there is one, is in {self.output}"
+                    )
                 logger.info(f"epoch {epoch + 1}, batch {i}/{batches}: loss {mean:.4f}")
         elapsed = time.perf_counter() - start
         if self.machine.world_size > 1:
@@ -216,42 +183,28 @@ class Pretraining:
 
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
-        clip = self.recipe.clip_grad or None
-        parameters = list(self.model.parameters())
-        if self.scaler is not None:
-            self.scaler(loss, self.optimizer, clip_grad=clip, parameters=parameters)
-            return
-        loss.backward()
-        if clip is not None:
-            dispatch_clip_grad(parameters, clip)
-        self.optimizer.step()
+        self.scaler.scale(loss).backward()
+        if self.recipe.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
-    def _check(self, mean: float, epoch: int) -> None:
-        if not math.isfinite(mean):
-            raise FloatingPointError(
-                f"the loss became {mean} in epoch {epoch + 1}; try a smaller --lr (it is "
-                f"{self.recipe.lr:.3g}), more --warmup-epochs, or --amp off. {self.output} holds "
-                f"the checkpoint of the epoch before, if there was one"
-            )
-
-    def _save(self, epochs_done: int) -> None:
+    def _save(self) -> None:
         state = {
-            # Channels last or not, this is for whoever reads the file.
+            # Also valid as MODEL.WEIGHTS. Channels last or not, this is for whoever reads the file.
             "model": {name: x.contiguous() for name, x in self.model.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
-            "epoch": epochs_done,
+            "scaler": self.scaler.state_dict(),
+            "epoch": len(self.history),
             "history": self.history,
             "settings": self.settings,
         }
-        checkpoint.save(state, self.output / LAST)
+        with replacing(self.output / LAST) as partial:
+            torch.save(state, partial)
         best = max(self.history, key=lambda row: row["top1"])
         if best is self.history[-1]:
             shutil.copyfile(self.output / LAST, self.output / BEST)
-        with open(self.output / "summary.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(self.history[0]))
-            writer.writeheader()
-            writer.writerows(self.history)
         summary = {"settings": self.settings, "best": best, "epochs": self.history}
         (self.output / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
 
@@ -262,7 +215,7 @@ def evaluate(model: nn.Module, loader, machine: Machine) -> dict[str, float]:
 
     Args:
         model: images to Nxclasses scores; left in eval mode.
-        loader: of :func:`lrformer.pretrain.data.build_loader`, for evaluation.
+        loader: of :func:`~lrformer.pretrain.data.build_loader`, for evaluation.
         machine: where ``model`` is; the processes share the images.
     """
     model.eval()
@@ -271,7 +224,7 @@ def evaluate(model: nn.Module, loader, machine: Machine) -> dict[str, float]:
     left = len(range(machine.rank, len(loader.dataset), machine.world_size))
     sums = torch.zeros(3, device=machine.device, dtype=torch.float64)
     for batch in loader:
-        images, labels = to_device(batch, machine.device)
+        images, labels = machine.put(*batch)
         count = min(left, len(labels))
         if count == 0:
             break

@@ -1,8 +1,9 @@
 """Drawing many files: predict, draw, write, and tell what could not be read."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,189 +14,144 @@ from tqdm import tqdm
 
 from lrformer.data import DatasetError
 from lrformer.data.reading import read_image
+from lrformer.inference import Predictor
 from lrformer.inference.ahead import map_ahead
 
 from .label_maps import LabelMapWriter
-from .picture import Prediction, Style, draw_picture
-from .sources import Source
-from .truth import read_truth
+from .picture import Style, draw_picture
+from .segments import Prediction
+from .sources import Source, read_truth
 from .video import SUFFIX as VIDEO_SUFFIX
-from .video import VideoError, VideoReader, VideoWriter
+from .video import VideoError, VideoReader, write_video
 
-# What cannot be read is skipped.
-_SKIPPED = (DatasetError, VideoError)
-
-
-class OutputError(ValueError):
-    """A picture would be written over an input or over another picture."""
+# A source, its image, and what is drawn on it; None where it could not be read.
+_Work = tuple[Source, np.ndarray, dict[str, Prediction]] | None
 
 
 @dataclass
-class Result:
-    """What :func:`draw_sources` did: how many files it drew, and a line for each it could not."""
-
-    drawn: int = 0
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Work:
-    """An image on its way: read, predicted, drawn; or the error that ended it."""
-
-    source: Source
-    image: np.ndarray | None = None
-    panels: dict[str, Prediction] = field(default_factory=dict)
-    error: Exception | None = None
-
-
-@dataclass(frozen=True)
 class DrawJob:
     """Draws a model's predictions on files.
 
-    The next images are read and the last ones drawn in threads, while ``predict`` runs in the
-    caller's.
-
-    ``output/name.png`` is the picture of the source ``name``, ``output/name.mp4`` that of a video.
+    Images are read ahead, and drawn, in threads, while the model runs in the caller's. The picture
+    of the source ``name`` is ``output/name.png``, of a video ``name.mp4``.
 
     Args:
-        predict: RGB uint8 H x W x 3 to what ``task`` says: a class map H x W (a
-            :class:`~lrformer.Predictor` gives it), instances, or (panoptic map, segments' infos).
-        metadata: detectron2 metadata with the classes' names and colours.
+        predictor: its metadata has the classes' names and colours.
         output: folder to write to; made where it does not exist.
+        task: "sem_seg", "instances" or "panoptic_seg".
         style: how the pictures look.
         suffix: of the pictures: ".png", ".jpg" or another that Pillow writes.
-        label_maps: also write the predictions themselves to ``output/label_maps``, see
-            :class:`~lrformer.visualization.label_maps.LabelMapWriter`; those of a video's frames
-            are named ``name/000000``.
-        task: "sem_seg", "instances" or "panoptic_seg".
+        label_maps: also write ``output/label_maps``, see :class:`LabelMapWriter`; the maps of a
+            video's frames are named ``name/000000``.
     """
 
-    predict: Callable[[np.ndarray], Prediction]
-    metadata: Any
+    predictor: Predictor
     output: Path
+    task: str = "sem_seg"
     style: Style = Style()
     suffix: str = ".png"
     label_maps: bool = False
-    task: str = "sem_seg"
 
-    def run(self, sources: Sequence[Source]) -> Result:
+    def __post_init__(self) -> None:
+        self._metadata = self.predictor.metadata
+        self._maps = LabelMapWriter(self.output / "label_maps", self.task, self._metadata)
+
+    def run(self, sources: Sequence[Source]) -> list[str]:
         """Draw every source; what cannot be read is reported on standard error and skipped.
 
+        Returns:
+            A line for each source that was skipped.
+
         Raises:
-            OutputError: a picture would overwrite an input or another picture; nothing is drawn.
+            ValueError: a picture would overwrite an input; nothing is drawn.
+            ValueError: the model does not predict the task.
         """
-        writer = self._writer()
-        self._check_outputs(sources, writer)
-        result = Result()
-        only_video = len(sources) == 1 and sources[0].is_video  # which has a bar of its own
-        with tqdm(total=len(sources), unit="file", disable=only_video) as bar:
-            for error in self._draw(sources, writer):
-                bar.update()
-                if error is None:
-                    result.drawn += 1
+        self._check_outputs(sources)
+        self._problems: list[str] = []
+        with tqdm(total=len(sources), unit="file") as bar:
+            for is_video, group in groupby(sources, lambda source: source.is_video):
+                if is_video:
+                    drawn = map(self._draw_video, group)
                 else:
-                    result.problems.append(str(error))
-                    tqdm.write(f"skipped: {error}", file=sys.stderr)
-        if writer is not None:
-            writer.close()
-        return result
+                    predicted = self._predict_all(map_ahead(self._read, group))
+                    # One thread, because matplotlib draws in one only.
+                    drawn = map_ahead(self._draw_image, predicted, workers=1)
+                for _ in drawn:
+                    bar.update()
+        if self.label_maps:
+            self._maps.close()
+        return self._problems
 
-    def _writer(self) -> LabelMapWriter | None:
-        if not self.label_maps:
-            return None
-        return LabelMapWriter(self.output / "label_maps", self.task, self.metadata)
-
-    def _draw(
-        self, sources: Sequence[Source], writer: LabelMapWriter | None
-    ) -> Iterator[Exception | None]:
-        """Draw every source; of each, in order, what kept it from being read."""
-        for is_video, group in groupby(sources, lambda source: source.is_video):
-            if is_video:
-                for source in group:
-                    try:
-                        self._draw_video(source, writer)
-                        yield None
-                    except _SKIPPED as error:
-                        yield error
-            else:
-                predicted = self._predict_all(map_ahead(self._read, group), writer)
-                # One thread, because matplotlib draws in one only.
-                yield from map_ahead(self._draw_image, predicted, workers=1)
+    @contextmanager
+    def _skipping(self) -> Iterator[None]:
+        try:
+            yield
+        except (DatasetError, VideoError) as error:
+            self._problems.append(str(error))
+            tqdm.write(f"skipped: {error}", file=sys.stderr)
 
     def _read(self, source: Source) -> _Work:
-        work = _Work(source)
-        try:
-            work.image = read_image(str(source.path))
+        with self._skipping():
+            image, panels = read_image(str(source.path)), {}
             if source.truth is not None:
-                size = work.image.shape[:2]
-                truth = read_truth(source.truth, self.task, size, self.metadata)
-                work.panels["ground truth"] = truth
-        except _SKIPPED as error:
-            work.error = error
-        return work
+                truth = read_truth(source.truth, self.task, image.shape[:2], self._metadata)
+                panels["ground truth"] = truth
+            return source, image, panels
 
-    def _predict_all(
-        self, works: Iterable[_Work], writer: LabelMapWriter | None
-    ) -> Iterator[_Work]:
+    def _predict_all(self, works: Iterable[_Work]) -> Iterator[_Work]:
         for work in works:
-            if work.error is None:
-                prediction = self.predict(work.image)
-                work.panels = {"prediction": prediction} | work.panels
-                if writer is not None:
-                    writer.write(prediction, work.source.name, work.source.image_id)
+            if work is not None:
+                source, image, truth = work
+                prediction = self._predict(image, source.name, source.image_id)
+                work = source, image, {"prediction": prediction} | truth
             yield work
 
-    def _draw_image(self, work: _Work) -> Exception | None:
-        if work.error is None:
-            picture = draw_picture(work.image, work.panels, self.metadata, self.style)
-            _save(picture, self._picture_of(work.source))
-        return work.error
+    def _predict(self, image: np.ndarray, name: Path, image_id: Any = None) -> Prediction:
+        if self.task == "sem_seg":  # the class map, without the scores of all classes
+            prediction = self.predictor(image)
+        else:
+            prediction = self.predictor.predict(image, self.task)[self.task]
+            if self.task == "instances":
+                prediction = prediction.to("cpu")
+            else:
+                prediction = prediction[0].cpu().numpy(), prediction[1]
+        if self.label_maps:
+            self._maps.write(prediction, name, image_id)
+        return prediction
 
-    def _draw_video(self, source: Source, writer: LabelMapWriter | None) -> None:
-        video = VideoReader(source.path)
-        picture_file = self._picture_of(source)
-        picture_file.parent.mkdir(parents=True, exist_ok=True)
-        with VideoWriter(picture_file, video.fps) as video_writer:
+    def _draw_image(self, work: _Work) -> None:
+        if work is not None:
+            source, image, panels = work
+            file = self._picture_of(source)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture = draw_picture(image, panels, self._metadata, self.style)
+            Image.fromarray(picture).save(file, quality=95)
+
+    def _draw_video(self, source: Source) -> None:
+        with self._skipping():
+            video = VideoReader(source.path)
             frames = tqdm(video, total=video.num_frames, unit="frame", desc=source.path.name)
+            predicted = (
+                (frame, {"prediction": self._predict(frame, source.name / f"{number:06d}")})
+                for number, frame in enumerate(frames)
+            )
+            with write_video(self._picture_of(source), video.fps) as write:
 
-            def predicted() -> Iterator[tuple[np.ndarray, dict[str, Prediction]]]:
-                for number, frame in enumerate(frames):
-                    prediction = self.predict(frame)
-                    if writer is not None:
-                        writer.write(prediction, source.name / f"{number:06d}")
-                    yield frame, {"prediction": prediction}
+                def draw(frame: tuple[np.ndarray, dict[str, Prediction]]) -> None:
+                    write(draw_picture(*frame, self._metadata, self.style, video=True))
 
-            def draw(work: tuple[np.ndarray, dict[str, Prediction]]) -> None:
-                video_writer.write(draw_picture(*work, self.metadata, self.style, video=True))
-
-            # One thread, so that the frames stay in order.
-            for _ in map_ahead(draw, predicted(), workers=1):
-                pass
+                # One thread, so that the frames stay in order.
+                for _ in map_ahead(draw, predicted, workers=1):
+                    pass
 
     def _picture_of(self, source: Source) -> Path:
         return self.output / f"{source.name}{VIDEO_SUFFIX if source.is_video else self.suffix}"
 
-    def _check_outputs(self, sources: Sequence[Source], writer: LabelMapWriter | None) -> None:
+    def _check_outputs(self, sources: Sequence[Source]) -> None:
+        outputs = [self._picture_of(source) for source in sources]
+        if self.label_maps:
+            outputs += [self._maps.file_of(source.name) for source in sources]
         inputs = {file.resolve() for source in sources for file in source.inputs}
-        planned = set()
-        for source in sources:
-            files = [self._picture_of(source)]
-            if writer is not None:
-                files.extend(writer.files_of(source.name))
-            for file in files:
-                if file.resolve() in inputs:
-                    raise OutputError(
-                        f"{file} would be overwritten, but it is an input; give another folder for "
-                        "the output"
-                    )
-                if file in planned:
-                    raise OutputError(
-                        f"{file} would be written twice, the second time for {source.path}; draw "
-                        "that one on its own"
-                    )
-                planned.add(file)
-
-
-def _save(picture: np.ndarray, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(file, quality=95)
+        for file in outputs:
+            if file.resolve() in inputs:
+                raise ValueError(f"{file} is an input; choose another folder for the output")

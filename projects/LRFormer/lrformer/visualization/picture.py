@@ -1,7 +1,6 @@
 """The picture of one image: its predictions in panels, with a legend."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,16 +8,13 @@ import numpy as np
 from detectron2.structures import Instances
 from PIL import Image
 
-from .classes import Color, class_color, class_name, classes_in, known_classes
-from .drawing import blend_segments, draw_segments, draw_sem_seg
+from .classes import class_color, class_name, known_classes
+from .drawing import SegmentationVisualizer, blend_segments
 from .layout import count_legend_rows, draw_legend, join_panels
 from .lettering import font_size
-from .segments import Segment, resize_segments, segments_of_instances, segments_of_panoptic
+from .segments import Prediction, resize_segments, segments_of
 
 _MAX_VIDEO_LEGEND_ROWS = 3
-
-# A class map H x W, instances, a panoptic map with its segments' infos, or segments of any kind.
-Prediction = np.ndarray | Instances | tuple[Any, Sequence[dict]] | Sequence[Segment]
 
 
 @dataclass(frozen=True)
@@ -27,11 +23,14 @@ class Style:
 
     Attributes:
         alpha: opacity of the classes' colours, 0 to 1.
-        names: write classes' names into their segments; never in a video, where they would jump.
+        names: write classes' names into their segments, but not in a video.
         legend: add a legend of the classes below.
         scale: size of a panel relative to its image.
         side_by_side: put the image beside its prediction.
         score_threshold: instances with a lower score are not drawn.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     alpha: float = 0.6
@@ -40,6 +39,13 @@ class Style:
     scale: float = 1.0
     side_by_side: bool = False
     score_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "score_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
+        if not self.scale > 0:
+            raise ValueError(f"scale is {self.scale}, expected more than 0")
 
 
 def draw_picture(
@@ -54,108 +60,47 @@ def draw_picture(
 
     Args:
         image: H x W x 3, RGB uint8.
-        predictions: panel's name -> a prediction or a ground truth: H x W integers (a class map),
-            detectron2's ``Instances``, its (panoptic map, segments' infos), or a list of segments.
+        predictions: panel's name -> a prediction or a ground truth of the image's size, see
+            :func:`~lrformer.visualization.segments_of`.
         metadata: detectron2 metadata with the classes' names and colours.
-        style: how the picture looks.
-        video: keep the size and the legend the same for every frame, and the colour of a thing that
-            of its class: numbers, and with them shades, would jump.
+        video: the size, the legend and the colour of a thing are the same in every frame; no names.
 
     Returns:
-        RGB uint8. A single prediction without a legend gives exactly the image's size (times the
-        scale, rounded).
-
-    Raises:
-        ValueError: a prediction is not of the image's size.
+        RGB uint8. A single prediction without a legend has the image's size (times the scale).
     """
+    segments = {
+        name: segments_of(prediction, metadata, style.score_threshold)
+        for name, prediction in predictions.items()
+    }
     height, width = (max(1, round(side * style.scale)) for side in image.shape[:2])
-    kinds = [type(prediction) for prediction in predictions.values()]
-    predictions = {name: _unified(p, style) for name, p in predictions.items()}
     if (height, width) != image.shape[:2]:
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.LANCZOS))
-        predictions = {name: _resize(p, height, width) for name, p in predictions.items()}
+        segments = {name: resize_segments(s, height, width) for name, s in segments.items()}
+
     panels = {"image": image} if style.side_by_side else {}
-    for name, prediction in predictions.items():
-        panels[name] = _draw(image, prediction, metadata, style, video)
+    for name, drawn in segments.items():
+        if style.names and drawn and not video:
+            visualizer = SegmentationVisualizer(image, metadata)
+            panels[name] = visualizer.draw_segments(drawn, style.alpha).get_image()
+        else:  # matplotlib, which detectron2 draws with, is slow on large images
+            panels[name] = blend_segments(image, drawn, metadata, style.alpha, shades=not video)
     picture = join_panels(panels)
     if not style.legend:
         return picture
-    size = font_size(height, width)
-    areas: Counter[tuple[int, bool]] = Counter()
-    for prediction in predictions.values():
-        areas.update(_areas(prediction, metadata))
-    if video:
-        # What the kind of prediction can show, so that it is the same for every frame.
-        things, stuff = np.ndarray not in kinds, kinds != [Instances]
-        known = known_classes(metadata, things=things, stuff=stuff)
-        legend = _video_legend(areas, known, metadata, picture.shape[1], size)
-    else:
-        # Stuff first, and the labels of a kind in order.
-        present = sorted(areas, key=lambda key: (key[1], key[0]))
-        legend = draw_legend(_entries(present, metadata), picture.shape[1], size)
-    return np.concatenate([picture, legend])
 
-
-def _unified(prediction: Prediction, style: Style) -> np.ndarray | list[Segment]:
-    if isinstance(prediction, Instances):
-        return segments_of_instances(prediction, style.score_threshold)
-    if isinstance(prediction, tuple):
-        return segments_of_panoptic(*prediction)
-    return prediction
-
-
-def _resize(
-    prediction: np.ndarray | list[Segment], height: int, width: int
-) -> np.ndarray | list[Segment]:
-    if not isinstance(prediction, np.ndarray):
-        return resize_segments(prediction, height, width)
-    resized = Image.fromarray(prediction.astype(np.int32)).resize((width, height), Image.NEAREST)
-    return np.asarray(resized)
-
-
-def _draw(
-    image: np.ndarray,
-    prediction: np.ndarray | list[Segment],
-    metadata: Any,
-    style: Style,
-    video: bool,
-) -> np.ndarray:
-    names = style.names and not video
-    if isinstance(prediction, np.ndarray):
-        return draw_sem_seg(image, prediction, metadata, alpha=style.alpha, names=names)
-    if video:
-        return blend_segments(image, prediction, metadata, style.alpha, shades=False)
-    return draw_segments(image, prediction, metadata, alpha=style.alpha, names=names)
-
-
-def _areas(prediction: np.ndarray | list[Segment], metadata: Any) -> dict[tuple[int, bool], int]:
-    """Pixels of each class that is present, by label and whether it is a thing."""
-    if isinstance(prediction, np.ndarray):
-        labels = classes_in(prediction, metadata)
-        return {(label, False): np.count_nonzero(prediction == label) for label in labels}
-    areas: Counter[tuple[int, bool]] = Counter()
-    for segment in prediction:
+    areas: Counter[tuple[int, bool]] = Counter()  # of the classes that are present
+    for segment in (segment for drawn in segments.values() for segment in drawn):
         areas[segment.label, segment.thing] += np.count_nonzero(segment.mask)
-    return areas
-
-
-def _video_legend(
-    areas: dict[tuple[int, bool], int],
-    known: list[tuple[int, bool]],
-    metadata: Any,
-    width: int,
-    size: int,
-) -> np.ndarray:
-    """A legend of all known classes if they are few, else of the largest that are present."""
-    entries = _entries(known, metadata)
-    if 0 < count_legend_rows([name for name, _ in entries], width, size) <= _MAX_VIDEO_LEGEND_ROWS:
-        return draw_legend(entries, width, size)
-    present = sorted(areas, key=lambda key: (-areas[key], key))
-    return draw_legend(_entries(present, metadata), width, size, rows=_MAX_VIDEO_LEGEND_ROWS)
-
-
-def _entries(classes: list[tuple[int, bool]], metadata: Any) -> list[tuple[str, Color]]:
-    return [
-        (class_name(metadata, label, thing), class_color(metadata, label, thing))
-        for label, thing in classes
-    ]
+    # Stuff first, and the labels of a kind in order.
+    classes, rows = sorted(areas, key=lambda key: (key[1], key[0])), None
+    width, size = picture.shape[1], font_size(height, width)
+    if video:
+        # All classes that such predictions can show, if they are few, so that the legend is the
+        # same for every frame; else the largest that are present.
+        kinds = {type(prediction) for prediction in predictions.values()}
+        classes = known_classes(metadata, kinds != {np.ndarray}, kinds != {Instances})
+        names = [class_name(metadata, *key) for key in classes]
+        if not 0 < count_legend_rows(names, width, size) <= _MAX_VIDEO_LEGEND_ROWS:
+            classes, rows = [key for key, _ in areas.most_common()], _MAX_VIDEO_LEGEND_ROWS
+    entries = [(class_name(metadata, *key), class_color(metadata, *key)) for key in classes]
+    return np.concatenate([picture, draw_legend(entries, width, size, rows)])

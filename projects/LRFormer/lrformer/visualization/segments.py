@@ -1,4 +1,4 @@
-"""Instances and panoptic segments in one form, which is what gets drawn."""
+"""Class maps, instances and panoptic segments in one form, which is what gets drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,72 +28,54 @@ class Segment:
     crowd: bool = False
 
 
-def segments_of_instances(instances: Instances, score_threshold: float = 0.0) -> list[Segment]:
-    """The instances that a model predicted, those of at least this score that have any pixel.
+# What segments_of() takes.
+Prediction = np.ndarray | Instances | tuple[np.ndarray, Sequence[dict]] | list[Segment]
+
+
+def segments_of(
+    prediction: Prediction, metadata: Any, score_threshold: float = 0.0
+) -> list[Segment]:
+    """What a model predicts, or a ground truth, as segments that have any pixel.
 
     Args:
-        instances: with ``pred_masks`` (N x H x W), ``pred_classes`` and ``scores``, on any device.
-        score_threshold: from 0 to 1.
+        prediction: on the CPU, one of
 
-    Raises:
-        ValueError: they have no ``pred_masks``.
+            - H x W integers, the class of each pixel; the metadata's ignore label (255 where it has
+              none) and negative labels are no class;
+            - ``Instances`` with ``pred_masks`` (N x H x W), ``pred_classes`` and ``scores``;
+            - (H x W integers, a dict a segment: "id", "category_id", "isthing", and where they are
+              known "score" and "iscrowd"); an id that no segment has is nothing;
+            - segments.
+        metadata: detectron2 metadata.
+        score_threshold: instances below it are left out.
     """
-    if not instances.has("pred_masks"):
-        raise ValueError(
-            "the instances have no pred_masks (they have: "
-            f"{', '.join(instances.get_fields())}); a model that predicts masks is needed here"
+    if isinstance(prediction, Instances):
+        chosen = prediction[prediction.scores >= score_threshold]
+        masks, labels = np.asarray(chosen.pred_masks, dtype=bool), chosen.pred_classes.tolist()
+        segments = map(Segment, masks, labels, [True] * len(masks), chosen.scores.tolist())
+    elif isinstance(prediction, tuple):
+        ids = np.asarray(prediction[0])
+        segments = (
+            Segment(
+                mask=ids == info["id"],
+                label=info["category_id"],
+                thing=bool(info["isthing"]),
+                score=info.get("score"),
+                crowd=bool(info.get("iscrowd", False)),
+            )
+            for info in prediction[1]
         )
-    instances = instances[instances.scores >= score_threshold].to("cpu")
-    segments = (
-        Segment(mask, label, score=score)
-        for mask, label, score in zip(
-            np.asarray(instances.pred_masks, dtype=bool),
-            instances.pred_classes.tolist(),
-            instances.scores.tolist(),
-            strict=True,
-        )
-    )
+    elif isinstance(prediction, np.ndarray):
+        labels = set(np.unique(prediction).tolist()) - {metadata.get("ignore_label", 255)}
+        segments = (Segment(prediction == i, i, False) for i in sorted(labels) if i >= 0)
+    else:
+        segments = prediction
     return [segment for segment in segments if segment.mask.any()]
-
-
-def segments_of_panoptic(panoptic_seg: Any, segments_info: Sequence[dict]) -> list[Segment]:
-    """The segments of a panoptic map that have any pixel.
-
-    Args:
-        panoptic_seg: H x W integers, an array or a tensor on any device; an id that no segment has
-            (0 by detectron2's convention) is nothing.
-        segments_info: a dict a segment: "id", "category_id" (contiguous), "isthing", and where they
-            are known "score" and "iscrowd".
-    """
-    ids = to_array(panoptic_seg)
-    present = set(np.unique(ids).tolist())
-    return [
-        Segment(
-            ids == info["id"],
-            info["category_id"],
-            thing=bool(info["isthing"]),
-            score=info.get("score"),
-            crowd=bool(info.get("iscrowd", False)),
-        )
-        for info in segments_info
-        if info["id"] in present
-    ]
 
 
 def resize_segments(segments: Sequence[Segment], height: int, width: int) -> list[Segment]:
     """The segments of a larger or smaller image; those that lose every pixel are left out."""
-    resized = [
-        replace(
-            s,
-            mask=cv2.resize(
-                s.mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
-            ).view(bool),
-        )
-        for s in segments
-    ]
-    return [s for s in resized if s.mask.any()]
-
-
-def to_array(values: Any) -> np.ndarray:
-    """An array of what is an array, or a tensor on any device."""
-    return values if isinstance(values, np.ndarray) else values.cpu().numpy()
+    size, nearest = (width, height), cv2.INTER_NEAREST_EXACT
+    masks = [cv2.resize(s.mask.view(np.uint8), size, interpolation=nearest) for s in segments]
+    resized = (replace(s, mask=m.view(bool)) for s, m in zip(segments, masks, strict=True))
+    return [segment for segment in resized if segment.mask.any()]

@@ -1,18 +1,27 @@
-"""Which files to draw, and where their pictures go."""
+"""Which files to draw, where their pictures go, and their ground truth."""
 
 import glob
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lrformer.data import load_dataset
+from lrformer.data import DatasetError, load_dataset
+from lrformer.data.masks import number_segments, object_mask
+from lrformer.data.reading import check_label, check_map_size, check_size, read_label, read_panoptic
 
-from .truth import TRUTH_KEYS
+from .segments import Prediction, Segment
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+
+# What a model predicts, and where detectron2's records have its ground truth.
+_TRUTH_KEYS = {
+    "sem_seg": "sem_seg_file_name",
+    "instances": "annotations",
+    "panoptic_seg": "pan_seg_file_name",
+}
 
 
 @dataclass(frozen=True)
@@ -38,18 +47,17 @@ class Source:
     @property
     def inputs(self) -> list[Path]:
         """The files that are read for it."""
-        keys = ("sem_seg_file_name", "pan_seg_file_name")
-        truth = [self.truth[key] for key in keys if self.truth and self.truth.get(key)]
-        return [self.path, *map(Path, truth)]
+        truth = self.truth or {}
+        files = [truth.get("sem_seg_file_name"), truth.get("pan_seg_file_name")]
+        return [self.path, *map(Path, filter(None, files))]
 
 
 def collect(inputs: Iterable[str], output: Path) -> tuple[list[Source], list[str]]:
-    """The files that paths on a command line mean.
+    """The files that paths on a command line mean, each of them once.
 
     A folder stands for the images in it and in its sub-folders, whose arrangement the output
     keeps; a pattern with ``*``, ``?``, ``[]`` or ``**`` for the images and videos that match it.
-    Where ``output`` is a folder inside, its files are left out, so that a second run does not draw
-    the first one's pictures. A file that is named twice is drawn once.
+    Pictures of an earlier run, in an ``output`` inside, are left out.
 
     Returns:
         The sources, and a line for each input that stands for none.
@@ -57,98 +65,109 @@ def collect(inputs: Iterable[str], output: Path) -> tuple[list[Source], list[str
     sources: dict[Path, Source] = {}
     problems = []
     for text in inputs:
-        found, problem = _expand(text, output.resolve())
+        found = _expand(text, output.resolve())
         for source in found:
             sources.setdefault(source.path.resolve(), source)
-        if problem:
-            problems.append(problem)
+        if not found:
+            missing = "no images in it" if Path(text).is_dir() else "no such file or folder"
+            problems.append(f"{text}: {missing}")
     return _with_unique_names(sources.values()), problems
 
 
-def from_dataset(name: str, ground_truth: str | None = None) -> list[Source]:
-    """The images of a registered dataset.
+def _expand(text: str, output: Path) -> list[Source]:
+    path = Path(text)
+    if path.is_file():
+        return [Source(path, Path(path.stem))]
+    if path.is_dir():
+        files, searched, suffixes = path.rglob("*"), path, IMAGE_SUFFIXES
+    else:
+        parts = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+        files, searched = map(Path, glob.iglob(text, recursive=True)), Path(*parts)
+        suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+    inside = searched.resolve() in output.parents
+    return [
+        Source(file, file.relative_to(path).with_suffix("") if path.is_dir() else Path(file.stem))
+        for file in sorted(files)
+        if file.suffix.lower() in suffixes
+        and file.is_file()
+        and not (inside and file.resolve().is_relative_to(output))
+    ]
 
-    Args:
-        name: the dataset's.
-        ground_truth: with what is to be drawn beside the prediction, "sem_seg", "instances" or
-            "panoptic_seg"; None: nothing.
+
+def from_dataset(name: str, task: str | None = None) -> list[Source]:
+    """The images of a registered dataset, and their ground truth of a task if one is given.
 
     Raises:
-        DatasetError: the dataset is unknown, or its files are not where they should be.
-        ValueError: an image has no such ground truth.
+        DatasetError: the dataset is unknown, its files are not where they should be, or an image
+            has no such ground truth.
     """
     sources = []
     for record in load_dataset(name):
-        path = Path(record["file_name"])
-        if ground_truth and record.get(TRUTH_KEYS[ground_truth]) is None:
-            raise ValueError(
-                f"{name} has no {TRUTH_KEYS[ground_truth]} for {path}, so no ground truth of the "
-                f"task {ground_truth!r} can be drawn; choose another dataset or --task"
+        path, truth = Path(record["file_name"]), record if task else None
+        if truth and truth.get(_TRUTH_KEYS[task]) is None:
+            raise DatasetError(
+                f"{name} has no {_TRUTH_KEYS[task]} for {path}: choose another dataset or --task"
             )
-        truth = record if ground_truth else None
         sources.append(Source(path, Path(path.stem), truth, record.get("image_id")))
     return _with_unique_names(sources)
 
 
-def with_labels_from(sources: Sequence[Source], folder: Path) -> list[Source]:
-    """The sources with the label maps ``folder/<name>.png`` as ground truth.
-
-    Raises:
-        ValueError: a source is a video, which has no label map.
-    """
-    labelled = []
-    for source in sources:
-        if source.is_video:
-            raise ValueError(f"{source.path} is a video; ground truth can be drawn for images only")
-        label = str(folder / f"{source.name}.png")
-        truth = {"file_name": str(source.path), "sem_seg_file_name": label}
-        labelled.append(replace(source, truth=truth))
-    return labelled
-
-
-def _expand(text: str, output: Path) -> tuple[list[Source], str | None]:
-    path = Path(text)
-    if path.is_dir():
-        files = _drawable(path.rglob("*"), IMAGE_SUFFIXES, path, output)
-        found = [Source(file, file.relative_to(path).with_suffix("")) for file in files]
-        return found, None if found else f"{text}: no images ({', '.join(IMAGE_SUFFIXES)}) in it"
-    if path.exists():
-        return [Source(path, Path(path.stem))], None
-    if not glob.has_magic(text):
-        return [], f"{text}: no such file or folder"
-    matches = map(Path, glob.iglob(text, recursive=True))
-    parts = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
-    files = _drawable(matches, IMAGE_SUFFIXES + VIDEO_SUFFIXES, Path(*parts), output)
-    found = [Source(file, Path(file.stem)) for file in files]
-    return found, None if found else f"{text}: matches no image or video"
-
-
-def _drawable(
-    files: Iterable[Path], suffixes: tuple[str, ...], searched: Path, output: Path
-) -> list[Path]:
-    own = output if searched.resolve() in output.parents else None
-    return sorted(
-        file
-        for file in files
-        if file.suffix.lower() in suffixes
-        and file.is_file()
-        and not (own and file.resolve().is_relative_to(own))
-    )
+def with_labels_from(sources: Iterable[Source], folder: Path) -> list[Source]:
+    """The sources with the label maps ``folder/<name>.png`` as ground truth; videos have none."""
+    return [
+        s if s.is_video else replace(s, truth={"sem_seg_file_name": str(folder / f"{s.name}.png")})
+        for s in sources
+    ]
 
 
 def _with_unique_names(sources: Iterable[Source]) -> list[Source]:
     """Sources of the same name are told apart by their folder's name, or else by a number."""
     unique: dict[str, Source] = {}
     for source in sources:
+        folder, stem = source.path.absolute().parent.name, source.name.name
+        others = itertools.chain([f"{folder}_{stem}"], (f"{stem}_{i}" for i in itertools.count(2)))
+        names = itertools.chain([source.name], map(source.name.with_name, others))
         # Lower case: some file systems do not tell the cases apart.
-        name = next(name for name in _names(source) if str(name).lower() not in unique)
+        name = next(name for name in names if str(name).lower() not in unique)
         unique[str(name).lower()] = replace(source, name=name)
     return list(unique.values())
 
 
-def _names(source: Source) -> Iterator[Path]:
-    name = source.name
-    yield name
-    yield name.with_name(f"{source.path.absolute().parent.name}_{name.name}")
-    for number in itertools.count(2):
-        yield name.with_name(f"{name.name}_{number}")
+def read_truth(
+    record: dict[str, Any], task: str, size: tuple[int, int], metadata: Any
+) -> Prediction:
+    """The ground truth of one image, to be drawn as a prediction is.
+
+    Args:
+        record: in detectron2's dataset format.
+        task: "sem_seg", "instances" or "panoptic_seg".
+        size: height and width of the image.
+        metadata: for the number of classes and the ignore label.
+
+    Raises:
+        DatasetError: a file cannot be read, or does not fit the image.
+    """
+    if task == "instances":
+        file_name = record["file_name"]
+        check_size(file_name, size, record)
+        return [
+            Segment(
+                object_mask(x, file_name, size).astype(bool),
+                x["category_id"],
+                crowd=bool(x.get("iscrowd", 0)),
+            )
+            for x in record["annotations"]
+            if x.get("segmentation")  # not a box alone
+        ]
+    file_name = record[_TRUTH_KEYS[task]]
+    if task == "sem_seg":
+        label = read_label(file_name)
+        num_classes = len(metadata.get("stuff_classes", ())) or 2**16
+        check_label(label, file_name, num_classes, metadata.get("ignore_label", 255), size)
+        return label
+    if record.get("segments_info") is None:
+        raise DatasetError(f"{file_name}: no segments_info in the dataset dict of its image.")
+    ids = read_panoptic(file_name)
+    check_map_size(ids, file_name, size)
+    number_segments(ids, record["segments_info"], file_name)  # for its checks
+    return ids, record["segments_info"]

@@ -1,3 +1,6 @@
-from .lr_head import LRHead
+"""Heads that classify every pixel; importing this registers them with detectron2."""
 
-__all__ = ["LRHead"]
+from .lr_head import LRHead
+from .per_pixel import PerPixelHead
+
+__all__ = ["LRHead", "PerPixelHead"]

@@ -1,6 +1,6 @@
 """The plain model's head (paper, section 3.3)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +10,13 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from ...layers import LRFormerBlock
-from ...layers.encoder import init_weights
-from ...layers.pooling import resize
+from ...layers.lrformer import init_weights, resize
 from ..norm import norm_layer
-from .loss import upsampled_cross_entropy
+from .per_pixel import PerPixelHead, wanted_features
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
-class LRHead(nn.Module):
+class LRHead(PerPixelHead):
     """Concatenate the features at the finest one's size, then twice: squeeze, refine in a block.
 
     The coarsest feature joins again before the second squeeze, so that its semantics are not lost.
@@ -38,31 +37,23 @@ class LRHead(nn.Module):
         layer_scale_init: float = 1e-6,
         dropout: float = 0.1,
         norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
-        ignore_value: int = 255,
-        loss_weight: float = 1.0,
+        **head,
     ):
         """
         Args:
-            input_shape: the features to use; logits have the stride of the finest.
+            input_shape, head: of :class:`PerPixelHead`.
             num_classes: classes to predict.
             channels: width of the head (paper, Tab. 11), divisible by ``num_heads``.
             num_heads, mlp_ratio, pooled_size, layer_scale_init: of the two blocks.
             dropout: probability of dropping a channel before the classifier.
             norm: channels to the norm layer.
-            ignore_value: label of pixels that do not count in the loss.
-            loss_weight: factor on the loss.
         """
-        super().__init__()
+        super().__init__(input_shape, **head)
         if channels % num_heads:
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.CONVS_DIM ({channels}) must be divisible by "
                 f"MODEL.SEM_SEG_HEAD.NUM_HEADS ({num_heads})"
             )
-        shapes = sorted(input_shape.items(), key=lambda item: item[1].stride)
-        self.in_features = [name for name, _ in shapes]
-        self.common_stride = shapes[0][1].stride
-        self.ignore_value = ignore_value
-        self.loss_weight = loss_weight
 
         def squeeze(in_dim: int) -> Conv2d:
             return Conv2d(
@@ -79,7 +70,6 @@ class LRHead(nn.Module):
                 norm=norm,
             )
 
-        self.in_dims = [shape.channels for _, shape in shapes]
         self.squeeze1 = squeeze(sum(self.in_dims))
         self.block1 = block()
         self.squeeze2 = squeeze(channels + self.in_dims[-1])
@@ -92,14 +82,8 @@ class LRHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         keys = cfg.MODEL.SEM_SEG_HEAD
-        missing = [name for name in keys.IN_FEATURES if name not in input_shape]
-        if missing or not keys.IN_FEATURES:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(keys.IN_FEATURES)}; the backbone gives "
-                f"{', '.join(input_shape)}"
-            )
         return {
-            "input_shape": {name: input_shape[name] for name in keys.IN_FEATURES},
+            "input_shape": wanted_features(cfg, input_shape),
             "num_classes": keys.NUM_CLASSES,
             "channels": keys.CONVS_DIM,
             "num_heads": keys.NUM_HEADS,
@@ -112,54 +96,10 @@ class LRHead(nn.Module):
             "loss_weight": keys.LOSS_WEIGHT,
         }
 
-    def forward(
-        self, features: dict[str, Tensor], targets: Tensor | None = None
-    ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """As detectron2's heads: in training (None, losses), else (NxKxHxW logits, {}).
-
-        Args:
-            features: NxCxhxw maps by name.
-            targets: NxHxW int64 labels, in training.
-        """
-        logits = self.layers(features)
-        if self.training:
-            return None, self.losses(logits, targets)
-        return self._upsample(logits), {}
-
     def layers(self, features: dict[str, Tensor]) -> Tensor:
         """Raw logits, NxKxhxw, at the stride of the finest feature."""
-        maps = [features[name] for name in self.in_features]
-        if torch.jit.is_tracing():
-            # Multiply-adds are published, and counted here, with the maps resized first.
-            maps = [resize(x, maps[0].shape[-2:]) for x in maps]
-        x = self.block1(_squeeze(self.squeeze1, maps))
-        x = self.block2(_squeeze(self.squeeze2, [x, maps[-1]]))
+        first, *others = (features[name] for name in self.in_features)
+        maps = [first, *(resize(x, first.shape[-2:]) for x in others)]
+        x = self.block1(self.squeeze1(torch.cat(maps, dim=1)))
+        x = self.block2(self.squeeze2(torch.cat([x, maps[-1]], dim=1)))
         return self.predictor(self.dropout(x))
-
-    def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy over the labelled pixels of the batch; 0 where there is none."""
-        stride, ignored = self.common_stride, self.ignore_value
-        loss = upsampled_cross_entropy(logits.float(), targets, stride, ignored)
-        labelled = (targets != self.ignore_value).sum().clamp(min=1)
-        return {"loss_sem_seg": self.loss_weight * loss / labelled}
-
-    def _upsample(self, logits: Tensor) -> Tensor:
-        return F.interpolate(
-            logits, scale_factor=self.common_stride, mode="bilinear", align_corners=False
-        )
-
-
-def _squeeze(squeeze: Conv2d, maps: Sequence[Tensor]) -> Tensor:
-    """``squeeze`` of the maps, resized to the first one's size and concatenated.
-
-    A 1x1 convolution commutes with resizing: each map's share of it is computed at its own size,
-    except while tracing, when the maps come resized.
-    """
-    if torch.jit.is_tracing():
-        return squeeze(torch.cat(maps, dim=1))
-    shape = maps[0].shape[-2:]
-    weights = squeeze.weight.split([x.shape[1] for x in maps], dim=1)
-    x, *others = (F.conv2d(x, weight) for x, weight in zip(maps, weights, strict=True))
-    for other in others:
-        x = x + resize(other, shape)
-    return squeeze.activation(squeeze.norm(x))

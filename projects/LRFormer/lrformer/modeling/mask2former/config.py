@@ -40,7 +40,7 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO = 0.75
     # The transformer decoder.
     cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
-    cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "res5"
+    cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "multi_scale_pixel_decoder"
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
     cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
     cfg.MODEL.MASK_FORMER.NHEADS = 8  # of the pixel decoder too
@@ -74,7 +74,7 @@ def _add_decoders(cfg: CN) -> None:
     # MODEL.SEM_SEG_HEAD.CONVS_DIM and COMMON_STRIDE are detectron2's keys.
     head = cfg.MODEL.SEM_SEG_HEAD
     head.MASK_DIM = 256
-    head.PIXEL_DECODER_NAME = "BasePixelDecoder"
+    head.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
     head.TRANSFORMER_ENC_LAYERS = 0
     head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
     head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4

@@ -5,6 +5,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from ..heads.per_pixel import wanted_features
 from .transformer_decoder import build_transformer_decoder
 
 
@@ -37,12 +38,7 @@ class MaskFormerHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         keys = cfg.MODEL.SEM_SEG_HEAD
-        missing = [name for name in keys.IN_FEATURES if name not in input_shape]
-        if missing or not keys.IN_FEATURES:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(keys.IN_FEATURES)}; the backbone gives "
-                f"{', '.join(input_shape)}"
-            )
+        input_shape = wanted_features(cfg, input_shape)
         source = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
         if source != "multi_scale_pixel_decoder":
             raise ValueError(

@@ -1,70 +1,17 @@
 """From a class and a mask for every query to semantic, instance and panoptic predictions.
 
-Masks are enlarged to the image's size band by band of rows, and what a task needs is gathered from
-each band. Queries x height x width values therefore never exist at once.
+Masks are enlarged to the image's size band by band of rows (:mod:`lrformer.ops.resize`), and what a
+task needs is gathered from each band. Queries x height x width values therefore never exist at
+once. A band's mask logits, and what they are after the sigmoid, are rows x queries x width.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 
 import torch
-import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-Size = tuple[int, int]
-
-# Values in a band: few enough for a CPU's cache, enough to fill a GPU.
-_CPU_BAND = 2**20
-_GPU_BAND = 2**26
-
-
-class EnlargedMasks:
-    """Rows of masks after a chain of bilinear resizes, each of which may be cropped afterwards.
-
-    The rows are those that ``F.interpolate`` (align_corners=False) would give for the whole map.
-
-    Args:
-        masks: Qxhxw.
-        steps: (size to resize to, size to crop to at the top left) of each step.
-    """
-
-    def __init__(self, masks: Tensor, steps: Sequence[tuple[Size, Size]]):
-        self.masks = masks
-        self.steps = list(steps)
-        self.size = self.steps[-1][1]
-
-    def bands(self) -> Iterator[tuple[slice, Tensor]]:
-        """All rows in order: where each band lies, and its Qx(rows)x(width) values, float32."""
-        height, width = self.size
-        values = _CPU_BAND if self.masks.device.type == "cpu" else _GPU_BAND
-        rows = max(1, values // (max(len(self.masks), 1) * width))
-        for start in range(0, height, rows):
-            band = slice(start, min(start + rows, height))
-            yield band, self._rows(len(self.steps), band.start, band.stop)
-
-    def _rows(self, step: int, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` after so many steps."""
-        if step == 0:
-            return self.masks[:, start:stop].float()
-        size, crop = self.steps[step - 1]
-        source = self.steps[step - 2][1] if step > 1 else tuple(self.masks.shape[1:])
-        if size == source:
-            rows = self._rows(step - 1, start, stop)
-        else:
-            # Vertically by hand, as F.interpolate does; it cannot start in the middle of a map.
-            position = torch.arange(start, stop, dtype=torch.float64) + 0.5
-            position = (position * (source[0] / size[0]) - 0.5).clamp(min=0)
-            above = position.long()
-            below = (above + 1).clamp(max=source[0] - 1)
-            first, last = int(above[0]), int(below[-1])
-            rows = self._rows(step - 1, first, last + 1)
-            share = (position - above).to(rows)[:, None]
-            above, below = (above - first).to(rows.device), (below - first).to(rows.device)
-            rows = torch.lerp(rows[:, above], rows[:, below], share)
-            rows = F.interpolate(
-                rows[None], (stop - start, size[1]), mode="bilinear", align_corners=False
-            )[0]
-        return rows[..., : crop[1]]
+from ...ops.resize import Size
 
 
 class SemanticMap:
@@ -75,7 +22,7 @@ class SemanticMap:
         self.scores = class_logits.new_empty((len(self.weights), *size), dtype=torch.float32)
 
     def add(self, band: slice, logits: Tensor, inside: Tensor) -> None:
-        self.scores[:, band] = (self.weights @ inside.flatten(1)).unflatten(1, inside.shape[1:])
+        self.scores[:, band] = (self.weights @ inside).transpose(0, 1)
 
     def result(self) -> Tensor:
         """KxHxW float32."""
@@ -117,10 +64,10 @@ class InstanceList:
         self.confidence = torch.zeros(count, device=device)
 
     def add(self, band: slice, logits: Tensor, inside: Tensor) -> None:
-        mask = logits[self.queries] > 0
-        self.masks[:, band] = mask
-        self.area += mask.sum((1, 2))
-        self.confidence += (inside[self.queries] * mask).sum((1, 2))
+        mask = logits[:, self.queries] > 0
+        self.masks[:, band] = mask.transpose(0, 1)
+        self.area += mask.sum((0, 2))
+        self.confidence += (inside[:, self.queries] * mask).sum((0, 2))
 
     def result(self) -> Instances:
         """``pred_masks`` (bool), ``pred_boxes`` (around them), ``scores``, ``pred_classes``."""
@@ -168,13 +115,13 @@ class PanopticMap:
         count = len(self.queries)
         if count == 0:
             return
-        inside = inside[self.queries]
-        winner = (inside * self.scores[:, None, None]).argmax(0)
+        inside = inside[:, self.queries]
+        winner = (inside * self.scores[:, None]).argmax(1)
         inside = inside >= 0.5
-        sure = inside.gather(0, winner[None])[0]
+        sure = inside.gather(1, winner[:, None])[:, 0]
         self.winner[band] = torch.where(sure, winner, count)
         self.areas[0] += winner.flatten().bincount(minlength=count + 1)
-        self.areas[1, :count] += inside.sum((1, 2))
+        self.areas[1, :count] += inside.sum((0, 2))
         self.areas[2] += self.winner[band].flatten().bincount(minlength=count + 1)
 
     def result(self) -> tuple[Tensor, list[dict]]:
@@ -195,12 +142,7 @@ class PanopticMap:
             if not is_thing:
                 stuff[label] = segment_of[i]
             segments.append(
-                {
-                    "id": segment_of[i],
-                    "isthing": is_thing,
-                    "category_id": label,
-                    "score": score,
-                }
+                {"id": segment_of[i], "isthing": is_thing, "category_id": label, "score": score}
             )
         table = torch.tensor(segment_of, dtype=torch.int32).to(self.winner.device)
         return table[self.winner], segments

@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import BitMasks, ImageList
 from torch import Tensor, nn
 
+from ...data import metadata_of, things_of
+from ...ops.resize import resized_bands
 from .criterion import SetCriterion
-from .inference import EnlargedMasks, InstanceList, PanopticMap, SemanticMap
+from .inference import InstanceList, PanopticMap, SemanticMap
 from .matcher import HungarianMatcher
 
 
@@ -64,8 +65,8 @@ class MaskFormer(nn.Module):
         if panoptic_on and thing_classes is None:
             raise ValueError(
                 "MODEL.MASK_FORMER.TEST.PANOPTIC_ON is True, but which classes are things is not "
-                "known: the first dataset of DATASETS.TRAIN (or DATASETS.TEST) is not registered "
-                "with 'thing_dataset_id_to_contiguous_id' in its metadata"
+                "known: no dataset of DATASETS.TRAIN or DATASETS.TEST is registered with "
+                "'thing_dataset_id_to_contiguous_id' in its metadata"
             )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
@@ -127,7 +128,7 @@ class MaskFormer(nn.Module):
                 keys.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE
             ),
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "thing_classes": _thing_classes(cfg) if keys.TEST.PANOPTIC_ON else None,
+            "thing_classes": things_of(metadata_of(cfg)) if keys.TEST.PANOPTIC_ON else None,
         }
 
     @property
@@ -180,29 +181,29 @@ class MaskFormer(nn.Module):
         steps = [(padded_size, size)]
         if self.sem_seg_postprocess_before_inference:
             steps.append(((height, width), (height, width)))
-        enlarged = EnlargedMasks(masks, steps)
+        enlarged_size = steps[-1][1]
 
         tasks = {}
         if self.semantic_on:
-            tasks["sem_seg"] = SemanticMap(logits, enlarged.size)
+            tasks["sem_seg"] = SemanticMap(logits, enlarged_size)
         if self.panoptic_on:
             tasks["panoptic_seg"] = PanopticMap(
                 logits,
-                enlarged.size,
+                enlarged_size,
                 self.object_mask_threshold,
                 self.overlap_threshold,
                 self.thing_classes,
             )
         if self.instance_on:
             classes = self.thing_classes if self.panoptic_on else None
-            tasks["instances"] = InstanceList(logits, enlarged.size, self.max_instances, classes)
-        for band, values in enlarged.bands():
+            tasks["instances"] = InstanceList(logits, enlarged_size, self.max_instances, classes)
+        for band, values in resized_bands(masks, steps):
             inside = values.sigmoid()
             for task in tasks.values():
                 task.add(band, values, inside)
 
         results = {name: task.result() for name, task in tasks.items()}
-        if self.semantic_on and enlarged.size != (height, width):
+        if self.semantic_on and enlarged_size != (height, width):
             results["sem_seg"] = sem_seg_postprocess(results["sem_seg"], size, height, width)
         return results
 
@@ -244,12 +245,3 @@ def _check_target(x: dict, size: tuple[int, int], num_classes: int) -> tuple[Ten
             f"model has classes 0 to {num_classes - 1} (MODEL.SEM_SEG_HEAD.NUM_CLASSES)"
         )
     return labels, masks.bool()
-
-
-def _thing_classes(cfg: CfgNode) -> frozenset[int] | None:
-    """Contiguous ids of the dataset's things; None where the dataset does not say."""
-    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    if not names:
-        return None
-    ids = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id")
-    return None if ids is None else frozenset(ids.values())

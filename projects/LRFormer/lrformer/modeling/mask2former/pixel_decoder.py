@@ -14,10 +14,10 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from ...layers.onednn import Linear, add
-from ...layers.pooling import resize
+from ...layers.lrformer import resize
+from ...ops.deform_attn import Shapes, check_backend
 from ..norm import norm_layer
-from .ms_deform_attn import MSDeformAttn, Shapes, check_backend
+from .ms_deform_attn import MSDeformAttn
 from .position_encoding import sine_position_map
 
 NUM_LEVELS = 3  # maps that the transformer decoder attends to, in turn
@@ -46,8 +46,8 @@ class DeformableEncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = MSDeformAttn(dim, num_levels, num_heads, num_points, backend)
         self.norm1 = nn.LayerNorm(dim)
-        self.linear1 = Linear(dim, feedforward_dim)
-        self.linear2 = Linear(feedforward_dim, dim)
+        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -56,7 +56,7 @@ class DeformableEncoderLayer(nn.Module):
         reference_points, spatial_shapes, pixel_sizes = geometry
         attended = self.self_attn(x + position, reference_points, x, spatial_shapes, pixel_sizes)
         x = self.norm1(x + self.dropout(attended))
-        hidden = self.dropout(self.linear1(x, activation="relu"))
+        hidden = self.dropout(F.relu(self.linear1(x)))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
 
 
@@ -259,7 +259,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         maps = self.transformer(inputs)
         for i in range(len(self.fpn_features), 0, -1):
             x = getattr(self, f"adapter_{i}")(features[self.fpn_features[i - 1]])
-            x = add(x, resize(maps[-1], x.shape[-2:]))
+            x = x + resize(maps[-1], x.shape[-2:])
             maps.append(getattr(self, f"layer_{i}")(x))
         return self.mask_features(maps[-1]), maps[:NUM_LEVELS]
 

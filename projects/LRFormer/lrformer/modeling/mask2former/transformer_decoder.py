@@ -10,8 +10,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ...layers.onednn import Linear, computes_linear, linear
-from ...layers.pooling import resize
+from ...layers.lrformer import resize
 from .position_encoding import sine_position_map
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_MODULE")
@@ -35,7 +34,7 @@ class MultiheadAttention(nn.Module):
         self.num_heads = num_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
@@ -54,7 +53,7 @@ class MultiheadAttention(nn.Module):
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
-            linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         if allowed is not None:
@@ -110,13 +109,13 @@ class FFNLayer(_Branch):
 
     def __init__(self, dim: int, hidden_dim: int, pre_norm: bool = False):
         super().__init__(dim, pre_norm)
-        self.linear1 = Linear(dim, hidden_dim)
-        self.linear2 = Linear(hidden_dim, dim)
+        self.linear1 = nn.Linear(dim, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, dim)
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def branch(self, x: Tensor) -> Tensor:
-        return self.linear2(self.linear1(x, activation="relu"))
+        return self.linear2(F.relu(self.linear1(x)))
 
 
 class MLP(nn.Module):
@@ -125,11 +124,11 @@ class MLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
         super().__init__()
         dims = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
-        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(dims))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = layer(x, activation="relu")
+            x = F.relu(layer(x))
         return self.layers[-1](x)
 
 
@@ -190,7 +189,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
                 weight_init.c2_xavier_fill(self.input_proj[-1])
             else:
                 self.input_proj.append(nn.Identity())
-        self.class_embed = Linear(hidden_dim, num_classes + 1)
+        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
     @classmethod
@@ -282,24 +281,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "pred_masks": _masks(self.mask_embed(queries), mask_features),
         }
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        # The first published checkpoints have this name.
-        old = state_dict.pop(f"{prefix}static_query.weight", None)
-        if old is not None:
-            state_dict[f"{prefix}query_feat.weight"] = old
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 def _masks(embedding: Tensor, features: Tensor) -> Tensor:
     """Mask logits NxQxHxW of NxQxC embeddings on NxCxHxW features."""
-    # Not in training: gradients of all pixels would be put together image by image.
-    trained = torch.is_grad_enabled() and features.requires_grad
-    if trained or not computes_linear(embedding, features):
-        return torch.einsum("nqc,nchw->nqhw", embedding, features)
-    # A linear layer with a "weight" a pixel, which lies in channels-last memory as it should.
-    pixels = features.permute(0, 2, 3, 1).flatten(1, 2)
-    masks = torch.stack([linear(x, y) for x, y in zip(embedding, pixels, strict=True)])
-    return masks.unflatten(-1, features.shape[-2:])
+    return torch.einsum("nqc,nchw->nqhw", embedding, features)
 
 
 def _inside(masks: Tensor) -> Tensor:

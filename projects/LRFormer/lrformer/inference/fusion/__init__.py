@@ -1,5 +1,0 @@
-"""An exact rewrite of models for inference."""
-
-from .rewrite import fuse
-
-__all__ = ["fuse"]
