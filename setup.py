@@ -71,6 +71,8 @@ setup(
         "peers": ["transformers>=4.45"],
         # ONNX files from tools/export.py.
         "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
+        # What `tools/bench.py time` can run exported models in, beside ONNX Runtime.
+        "openvino": ["openvino>=2025.0"],
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
         "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },

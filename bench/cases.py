@@ -5,9 +5,11 @@ same functions in the same way.
 """
 
 import copy
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from detectron2.modeling import build_model
@@ -15,8 +17,9 @@ from timm.layers import LayerScale2d
 from torch import Tensor, nn
 
 from lrformer import load_cfg, precision
+from lrformer.export.onnx import write_onnx
 from lrformer.inference.runtime import cast_weights
-from lrformer.ops import accelerate, restore
+from lrformer.ops import accelerate, exportable, restore
 
 from .meters import MemoryMeter
 from .models import PEERS, Network, build_peer
@@ -32,6 +35,8 @@ PARTS = {
     "compile": "torch.compile",
     "reduce-overhead": "torch.compile with CUDA graphs (GPUs)",
     "max-autotune": "torch.compile that tries kernels out",
+    "openvino": "exported, in OpenVINO (CPUs; pip install 'lrformer[openvino]')",
+    "onnxruntime": "exported, in ONNX Runtime, float32 (CPUs; pip install 'lrformer[export]')",
 }
 # Relative errors ||a - b|| / ||b|| against the plain model in float32 that a variant may have: of
 # per-pixel logits, and of queries, which attend inside masks cut at a threshold that rounding can
@@ -114,6 +119,8 @@ def prepare(model: nn.Module, parts: frozenset[str], images: Tensor) -> Run:
     if without:
         restore(model, *without)
     network = Network(model) if hasattr(model, "sem_seg_head") else model
+    for engine in parts & set(_ENGINES):
+        return _ENGINES[engine](exportable(network), dtype_of(parts), images)
     context, dtype = nullcontext(), precision.DTYPES[dtype_of(parts)]
     if "channels_last" in parts:
         network.to(memory_format=torch.channels_last)
@@ -129,6 +136,34 @@ def prepare(model: nn.Module, parts: frozenset[str], images: Tensor) -> Run:
             return network(images)
 
     return run
+
+
+def _in_openvino(network: nn.Module, dtype: str, images: Tensor) -> Run:
+    import openvino
+
+    hint = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[dtype]
+    config = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    graph = openvino.convert_model(torch.export.export(network, (images,)))
+    request = openvino.compile_model(graph, "CPU", config).create_infer_request()
+    feed = {0: images.numpy()}
+    return lambda: [torch.from_numpy(x) for x in request.infer(feed).values()]
+
+
+def _in_onnxruntime(network: nn.Module, dtype: str, images: Tensor) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    program = torch.export.export(network, (images,))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(program, path, "logits")
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: images.numpy()}
+    return lambda: [torch.from_numpy(x) for x in session.run(None, feed)]
+
+
+_ENGINES = {"openvino": _in_openvino, "onnxruntime": _in_onnxruntime}
 
 
 def check(name: str, found: Sequence[Tensor], expected: Sequence[Tensor], limit: float) -> float:

@@ -62,11 +62,13 @@ def test_figures_from_times(bench, cells, tiny, monkeypatch):
     assert "; size: 64 × 96, batch: 2, " in text
 
 
-def test_variants_agree_with_the_plain_model(tiny):
+@pytest.mark.parametrize("variant", ["accelerated+channels_last", "openvino", "onnxruntime"])
+def test_variants_agree_with_the_plain_model(tiny, variant):
+    pytest.importorskip(variant if variant in cases_module._ENGINES else "torch")
     images = torch.randn(2, 3, 64, 96)
     plain = cases_module.build_plain(PLUS, "cpu", tiny)
-    (case,) = cases_module.build_cases(PLUS, plain, ["accelerated+channels_last"], images)
-    assert case.error < 1e-4 and case.name == f"{PLUS}:accelerated+channels_last"
+    (case,) = cases_module.build_cases(PLUS, plain, [variant], images)
+    assert case.error < 1e-4 and case.name == f"{PLUS}:{variant}"
     logits, masks = case.run()
     assert logits.shape == (2, 10, 6) and masks.shape == (2, 10, 16, 24)
 

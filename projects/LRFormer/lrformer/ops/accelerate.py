@@ -6,19 +6,19 @@ from functools import cache
 from torch import nn
 
 
-def accelerate(model: nn.Module) -> nn.Module:
-    """Let the modules of ``model`` that have a fast form take it, in place.
+def accelerate(model: nn.Module, *names: str) -> nn.Module:
+    """Let the modules of ``model`` that have a fast form take it, in place; returns it.
+
+    With names, only those of these classes, such as "FeedForward".
 
     A module changes its class, to a subclass that computes the same; it keeps its children, its
     parameters and their names. Subclasses and wrapped modules stay as they are, and a fast form
     whose children have hooks, parametrizations or replacements calls them as the plain one does.
     Fast forms are differentiable once; :func:`restore` undoes it.
-
-    Returns:
-        ``model``.
     """
     for module in model.modules():
-        module.__class__ = fast_forms().get(type(module), type(module))
+        if not names or type(module).__name__ in names:
+            module.__class__ = fast_forms().get(type(module), type(module))
     return model
 
 

@@ -1,43 +1,80 @@
-"""The form of a model that ``torch.export`` follows at any input size.
+"""The form of a model that ``torch.export`` follows at any input size and engines are fast with.
 
 The sizes that LRSA pools to depend on the image's sides by a minimum, a quotient and a rounding.
 Here they are computed by tensors in the graph, and maps are pooled by products with matrices that
-the graph makes from them. The reference is :class:`lrformer.layers.lrformer.PyramidPool`.
+the graph makes from them. The references are the modules of :mod:`lrformer.layers.lrformer`.
 """
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from ..layers.lrformer import PyramidPool
-from .accelerate import restore
+from ..layers.lrformer import FeedForward, PyramidPool, pooled_shape
+from .accelerate import accelerate, restore
+from .feed_forward import with_identity
 
 
 class ExportablePyramidPool(PyramidPool):
     """:class:`PyramidPool` without a branch that depends on the map's size."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        height, width = (_scalar(side, x) for side in x.shape[-2:])
-        short = torch.minimum(height, width)
+        sides, known = x.shape[-2:], (None, None)
+        if all(isinstance(side, int) for side in sides):  # An engine folds the matrices then.
+            known = zip(*(pooled_shape(*sides, side) for side in self.short_sides), strict=True)
+        lengths = [_scalar(side, x) for side in sides]
+        short = torch.minimum(*lengths)
         sizes = torch.tensor(self.short_sides, device=x.device).minimum(short)
-        rows, heights = _pool_matrices(x.shape[-2], height, short, sizes, x)
-        columns, widths = _pool_matrices(x.shape[-1], width, short, sizes, x)
+        (rows, heights), (columns, widths) = (
+            _pool_matrices(side, length, short, sizes, x, cells)
+            for side, length, cells in zip(sides, lengths, known, strict=True)
+        )
         narrow = (x @ columns.T).split(widths, dim=-1)
         return [r @ c for r, c in zip(rows.split(heights), narrow, strict=True)]
 
 
-def exportable(model: nn.Module) -> nn.Module:
-    """Let the modules of ``model`` that have an exportable form take it, in place.
+class ExportableLayerNorm2d(LayerNorm2d):
+    """LayerNorm over the channels where they lie.
 
-    Fast forms (:func:`lrformer.ops.accelerate`) are taken out; subclasses stay as they are.
-
-    Returns:
-        ``model``.
+    timm's moves them last and back; engines then copy the map twice, and convolutions want it as it
+    was. Statistics are float32's.
     """
-    for module in restore(model).modules():
-        if type(module) is PyramidPool:
-            module.__class__ = ExportablePyramidPool
+
+    def forward(self, x: Tensor) -> Tensor:
+        exact = x.float()
+        centred = exact - exact.mean(1, keepdim=True)
+        normed = centred * (centred.square().mean(1, keepdim=True) + self.eps).rsqrt()
+        return normed.to(x.dtype) * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
+
+
+class ExportableFeedForward(FeedForward):
+    """:class:`FeedForward` whose y + DWConv(y) is one convolution; engines fold its kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.fc1(x))
+        if self.dwconv is not None:
+            kernel = with_identity(self.dwconv.weight)
+            x = F.conv2d(x, kernel, self.dwconv.bias, padding=1, groups=len(kernel))
+        return self.fc2(x)
+
+
+_FORMS = {
+    FeedForward: ExportableFeedForward,
+    LayerNorm2d: ExportableLayerNorm2d,
+    PyramidPool: ExportablePyramidPool,
+}
+
+
+def exportable(model: nn.Module) -> nn.Module:
+    """Let the modules of ``model`` that have an exportable form take it, in place; returns it.
+
+    Fast forms (:func:`lrformer.ops.accelerate`) are taken out, but for that of the head, which any
+    engine takes; subclasses stay as they are.
+    """
+    for module in accelerate(restore(model), "LRHead").modules():
+        module.__class__ = _FORMS.get(type(module), type(module))
     return model
 
 
@@ -55,7 +92,12 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
 
 
 def _pool_matrices(
-    side: int, length: Tensor, short: Tensor, sizes: Tensor, like: Tensor
+    side: int,
+    length: Tensor,
+    short: Tensor,
+    sizes: Tensor,
+    like: Tensor,
+    cells: Sequence[int] | None,
 ) -> tuple[Tensor, Sequence[int]]:
     """Weights of the pooled rows of all sizes, one size after the other, and how many each has.
 
@@ -64,10 +106,11 @@ def _pool_matrices(
         short: the map's short side.
         sizes: short sides of the pools.
         like: gives data type and device.
+        cells: how many each has, where that is known.
     """
     # As pooled_shape; for the short side itself this is the size.
     pooled = (1000 * length * sizes + 501 * short) // (1000 * short)
-    cells = [_size(n) for n in pooled.unbind()]
+    cells = list(cells or (_size(n) for n in pooled.unbind()))
     cell = torch.cat([torch.arange(n, device=like.device) for n in cells])
     count = torch.cat([p.expand(n) for p, n in zip(pooled.unbind(), cells, strict=True)])
     start = cell * length // count

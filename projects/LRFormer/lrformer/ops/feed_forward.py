@@ -30,10 +30,7 @@ class FastFeedForward(FeedForward):
             return super().forward(x)
         kernel = kernel_bias = None
         if self.dwconv is not None:
-            # x + conv(x) as one convolution.
-            identity = torch.zeros_like(self.dwconv.weight[:1])
-            identity[..., 1, 1] = 1
-            kernel, kernel_bias = self.dwconv.weight + identity, self.dwconv.bias
+            kernel, kernel_bias = with_identity(self.dwconv.weight), self.dwconv.bias
         x = x.contiguous(memory_format=torch.channels_last)
         fc1, fc2 = self.fc1, self.fc2
         inputs = x, fc1.weight, fc1.bias, kernel, kernel_bias, fc2.weight, fc2.bias
@@ -42,6 +39,11 @@ class FastFeedForward(FeedForward):
     def _is_stock(self) -> bool:
         convs = self.fc1, self.fc2, *([] if self.dwconv is None else [self.dwconv])
         return is_stock(self.act, nn.GELU) and all(is_stock(x, nn.Conv2d) for x in convs)
+
+
+def with_identity(kernel: Tensor) -> Tensor:
+    """The Cx1x3x3 depth-wise kernel that gives x + conv(x)."""
+    return kernel + F.pad(torch.ones_like(kernel[:1, :, 1:2, 1:2]), (1, 1, 1, 1))
 
 
 def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:

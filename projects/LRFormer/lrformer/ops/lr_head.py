@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..layers.lrformer import resize
 from ..modeling.heads import LRHead
-from .route import is_stock, route
+from .route import is_stock
 
 
 class FastLRHead(LRHead):
@@ -19,8 +19,7 @@ class FastLRHead(LRHead):
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
         maps = [features[name] for name in self.in_features]
-        squeezes = self.squeeze1, self.squeeze2
-        if route(maps[0]) == "plain" or not all(is_stock(conv, Conv2d) for conv in squeezes):
+        if not all(is_stock(conv, Conv2d) for conv in (self.squeeze1, self.squeeze2)):
             return super().layers(features)
         x = self.block1(_squeeze(self.squeeze1, maps))
         x = self.block2(_squeeze(self.squeeze2, [x, maps[-1]]))
