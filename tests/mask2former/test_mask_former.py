@@ -306,6 +306,9 @@ INPUT:
     same = tiny_cfg()
     same.merge_from_file(str(CONFIGS / "Base-LRFormer-Plus.yaml"))
     assert cfg.MODEL.MASK_FORMER == same.MODEL.MASK_FORMER
+    default = load_cfg(CONFIGS / "lrformer_t.yaml").MODEL  # of which the head takes these
+    assert default.SEM_SEG_HEAD.PIXEL_DECODER_NAME == "MSDeformAttnPixelDecoder"
+    assert default.MASK_FORMER.TRANSFORMER_IN_FEATURE == "multi_scale_pixel_decoder"
     assert cfg.SOLVER.POLY_LR_POWER == 0.9  # the published default
     model = build_model(cfg)  # a ResNet's features fit the decoder
     assert model.sem_seg_head.pixel_decoder.input_proj[0][0].in_channels == 2048
