@@ -25,8 +25,13 @@ def add_size(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run(parser: argparse.ArgumentParser, batch: int, rounds: int) -> None:
-    """Options of what runs on a device; ``batch`` and ``rounds`` are defaults."""
+def add_run(
+    parser: argparse.ArgumentParser, parts: Mapping[str, str], batch: int, rounds: int
+) -> None:
+    """Options of what runs on a device; the defaults are the first part, ``batch``, ``rounds``."""
+    first, known = next(iter(parts)), "; ".join(f"{part}: {what}" for part, what in parts.items())
+    variants = f"of each model; parts joined by + ({known}); default: {first}"
+    parser.add_argument("--variants", nargs="+", default=[first], metavar="VARIANT", help=variants)
     add_size(parser)
     parser.add_argument("--batch", type=positive, default=batch, help=f"default: {batch}")
     parser.add_argument("--rounds", type=positive, default=rounds, help=f"default: {rounds}")

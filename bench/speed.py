@@ -31,15 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a config or a peer ({', '.join(PEERS)}; pip install 'lrformer[peers]'), randomly "
         "initialised, or MODEL:VARIANT",
     )
-    parts = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
-    parser.add_argument(
-        "--variants",
-        nargs="+",
-        default=["eager"],
-        metavar="VARIANT",
-        help=f"of each MODEL without one; parts joined by + ({parts}); default: eager",
-    )
-    add_run(parser, batch=1, rounds=15)
+    add_run(parser, PARTS, batch=1, rounds=15)
 
 
 def report(args: argparse.Namespace) -> Report:

@@ -44,18 +44,10 @@ _REMARKS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("configs", nargs="+", metavar="CONFIG")
-    parts = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
-    parser.add_argument(
-        "--variants",
-        nargs="+",
-        default=["float32"],
-        metavar="VARIANT",
-        help=f"parts joined by + ({parts}); default: float32",
-    )
     parser.add_argument(
         "--against", type=Path, metavar="DIR", help="checkout whose float32 step comes first"
     )
-    add_run(parser, batch=2, rounds=7)
+    add_run(parser, PARTS, batch=2, rounds=7)
     parser.add_argument(
         "--repeats", type=positive, default=3, help="processes of each row (default: 3)"
     )

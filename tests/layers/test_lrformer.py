@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from lrformer.layers import (
     FeedForward,
     LowResolutionSelfAttention,
+    LRFormerBlock,
     LRFormerEncoder,
     pooled_shape,
     scaled_pyramid,
@@ -195,29 +195,16 @@ def test_double_backward():
 
 
 def test_functional_transforms_agree_with_autograd():
-    model = LRFormerEncoder(**SMALL, num_stages=1).eval()
-    weights, x = dict(model.named_parameters()), torch.randn(1, 3, 32, 32)
+    block, x = LRFormerBlock(8, 2), torch.randn(1, 8, 20, 24)
+    weights = dict(block.named_parameters())
 
-    def loss(weights, x):
-        return torch.func.functional_call(_LastMap(model), _prefixed(weights), x).square().mean()
+    def loss(weights):
+        return torch.func.functional_call(block, weights, x).square().mean()
 
-    found = torch.func.grad(loss)(weights, x)
-    loss(weights, x).backward()
+    found = torch.func.grad(loss)(weights)
+    loss(weights).backward()
     for name, parameter in weights.items():
         torch.testing.assert_close(found[name], parameter.grad)
-
-
-class _LastMap(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        return self.model.forward_stages(x)[-1]
-
-
-def _prefixed(weights):
-    return {f"model.{name}": weight for name, weight in weights.items()}
 
 
 def test_layers_do_not_need_detectron2():

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from lrformer import load_cfg
+from lrformer.layers import FeedForward
 from lrformer.modeling.build import build_from_cfg
-from lrformer.ops import accelerate, restore
+from lrformer.ops import accelerate, exportable, restore
 from lrformer.ops.feed_forward import FastFeedForward
 
 SMALL = [
@@ -93,6 +94,22 @@ def test_replaced_layers_are_used(layer, first):
     accelerate(other)
     assert (scores(model) - before).norm() > 1e-3 * before.norm()
     torch.testing.assert_close(scores(other), scores(model), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("act", nn.GELU(approximate="tanh")),
+        ("fc1", nn.Conv2d(8, 16, 1, bias=False)),
+        ("dwconv", nn.Conv2d(16, 16, 5, padding=2, groups=16)),
+        ("dwconv", nn.Conv2d(16, 16, 3, padding=2, dilation=2, groups=16)),
+    ],
+)
+@pytest.mark.parametrize("change", [accelerate, exportable])
+def test_layers_of_the_same_class_but_otherwise_are_called(name, layer, change):
+    plain, x = FeedForward(8, 16), torch.randn(1, 8, 12, 12)
+    setattr(plain, name, layer)
+    torch.testing.assert_close(change(copy.deepcopy(plain))(x), plain(x))
 
 
 def test_weight_norm_gives_the_same_numbers():

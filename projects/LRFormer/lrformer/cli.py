@@ -73,6 +73,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
 def _is_key(text: str) -> bool:
     """Whether it names a config key, as a file of that name does not."""
     # Not above: what only needs the exit codes runs without detectron2.
-    from detectron2.config import get_cfg
+    from detectron2.config import CfgNode, get_cfg
 
-    return text.isupper() and text.split(".")[0] in get_cfg() and not Path(text).exists()
+    section, dot, _ = text.partition(".")
+    value = get_cfg().get(section) if text.isupper() else None
+    is_key = bool(dot) == isinstance(value, CfgNode)
+    return value is not None and is_key and not Path(text).exists()

@@ -23,10 +23,7 @@ def accelerate(model: nn.Module, *names: str) -> nn.Module:
 
 
 def restore(model: nn.Module, *names: str) -> nn.Module:
-    """Undo :func:`accelerate`, in place, for modules of these classes, such as "FeedForward".
-
-    Without names, for all. Returns ``model``.
-    """
+    """Undo :func:`accelerate`, in place, for all or the classes named; returns ``model``."""
     plain_forms = {
         fast: plain for plain, fast in fast_forms().items() if not names or plain.__name__ in names
     }

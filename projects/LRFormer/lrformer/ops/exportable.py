@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..layers.lrformer import FeedForward, PyramidPool, pooled_shape
 from .accelerate import accelerate, restore
 from .feed_forward import with_identity
+from .route import is_stock_conv
 
 
 class ExportablePyramidPool(PyramidPool):
@@ -53,10 +54,10 @@ class ExportableFeedForward(FeedForward):
     """:class:`FeedForward` whose y + DWConv(y) is one convolution; engines fold its kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.fc1(x))
-        if self.dwconv is not None:
-            kernel = with_identity(self.dwconv.weight)
-            x = F.conv2d(x, kernel, self.dwconv.bias, padding=1, groups=len(kernel))
+        if self.dwconv is None or not is_stock_conv(self.dwconv, kernel=3):
+            return super().forward(x)
+        kernel, bias = with_identity(self.dwconv.weight), self.dwconv.bias
+        x = F.conv2d(self.act(self.fc1(x)), kernel, bias, padding=1, groups=len(kernel))
         return self.fc2(x)
 
 

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from ..layers import FeedForward
 from .onednn import conv, product_of_transposed
-from .route import is_stock, route
+from .route import is_stock, is_stock_conv, route
 
 # Among the fastest of 1/2 to 128 MiB, forward and backward, where a core has 1 MiB of second- and
 # 16 of third-level cache.
@@ -37,8 +37,9 @@ class FastFeedForward(FeedForward):
         return _FeedForward.apply(*(t if t is None else t.to(dtype) for t in inputs))
 
     def _is_stock(self) -> bool:
-        convs = self.fc1, self.fc2, *([] if self.dwconv is None else [self.dwconv])
-        return is_stock(self.act, nn.GELU) and all(is_stock(x, nn.Conv2d) for x in convs)
+        depthwise = self.dwconv is None or is_stock_conv(self.dwconv, kernel=3)
+        gelu = is_stock(self.act, nn.GELU) and self.act.approximate == "none"
+        return depthwise and gelu and is_stock_conv(self.fc1) and is_stock_conv(self.fc2)
 
 
 def with_identity(kernel: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..layers.lrformer import resize
 from ..modeling.heads import LRHead
-from .route import is_stock
+from .route import is_stock_conv
 
 
 class FastLRHead(LRHead):
@@ -19,7 +19,8 @@ class FastLRHead(LRHead):
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
         maps = [features[name] for name in self.in_features]
-        if not all(is_stock(conv, Conv2d) for conv in (self.squeeze1, self.squeeze2)):
+        squeezes = self.squeeze1, self.squeeze2
+        if not all(is_stock_conv(x, bias=False, kind=Conv2d) and x.norm for x in squeezes):
             return super().layers(features)
         x = self.block1(_squeeze(self.squeeze1, maps))
         x = self.block2(_squeeze(self.squeeze2, [x, maps[-1]]))

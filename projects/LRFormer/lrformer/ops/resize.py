@@ -76,7 +76,7 @@ def resized_bands(
             yield rows, resize(source[around], rows, around)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _chain(length: int, steps: tuple[tuple[int, int], ...]) -> Tensor:
     """The matrix, (last crop) x ``length``, of resizes to a length and crops to one after each."""
     # A tensor made in inference mode could not be used in training later.

@@ -43,6 +43,17 @@ def is_stock(module: nn.Module, kind: type[nn.Module]) -> bool:
     return type(module) is kind and not watched
 
 
+def is_stock_conv(
+    conv: nn.Module, kernel: int = 1, bias: bool = True, kind: type[nn.Conv2d] = nn.Conv2d
+) -> bool:
+    """Whether it is a stock convolution that keeps the size: 1x1, or depth-wise and larger."""
+    if not is_stock(conv, kind) or (conv.bias is not None) != bias:
+        return False
+    groups = 1 if kernel == 1 else conv.in_channels
+    found = conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.groups
+    return found == ((kernel,) * 2, (kernel // 2,) * 2, (1, 1), (1, 1), groups)
+
+
 @cache
 def _supports(dtype: torch.dtype) -> bool:
     """Whether PyTorch has oneDNN's fused operators, which it promises to its compiler only."""
