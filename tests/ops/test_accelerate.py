@@ -96,15 +96,15 @@ def test_replaced_layers_are_used(layer, first):
     torch.testing.assert_close(scores(other), scores(model), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("act", nn.GELU(approximate="tanh")),
-        ("fc1", nn.Conv2d(8, 16, 1, bias=False)),
-        ("dwconv", nn.Conv2d(16, 16, 5, padding=2, groups=16)),
-        ("dwconv", nn.Conv2d(16, 16, 3, padding=2, dilation=2, groups=16)),
-    ],
-)
+OTHERWISE = [
+    ("act", nn.GELU(approximate="tanh")),
+    ("fc1", nn.Conv2d(8, 16, 1, bias=False)),
+    ("dwconv", nn.Conv2d(16, 16, 5, padding=2, groups=16)),
+    ("dwconv", nn.Conv2d(16, 16, 3, padding=2, dilation=2, groups=16)),
+]
+
+
+@pytest.mark.parametrize(("name", "layer"), OTHERWISE)
 @pytest.mark.parametrize("change", [accelerate, exportable])
 def test_layers_of_the_same_class_but_otherwise_are_called(name, layer, change):
     plain, x = FeedForward(8, 16), torch.randn(1, 8, 12, 12)

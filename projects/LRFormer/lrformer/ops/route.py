@@ -33,13 +33,9 @@ def is_stock(module: nn.Module, kind: type[nn.Module]) -> bool:
     Then its ``forward`` may be passed by: there are no hooks, no parametrizations (which change the
     class), and no ``forward`` of its own.
     """
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    watched = any(hooks) or _module._has_any_global_hook() or "forward" in vars(module)
+    kinds = "forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks"
+    hooks = any(getattr(module, f"_{kind}") for kind in kinds)
+    watched = hooks or _module._has_any_global_hook() or "forward" in vars(module)
     return type(module) is kind and not watched
 
 
@@ -51,7 +47,8 @@ def is_stock_conv(
         return False
     groups = 1 if kernel == 1 else conv.in_channels
     found = conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.groups
-    return found == ((kernel,) * 2, (kernel // 2,) * 2, (1, 1), (1, 1), groups)
+    plain = found == ((kernel,) * 2, (kernel // 2,) * 2, (1, 1), (1, 1), groups)
+    return plain and conv.padding_mode == "zeros"
 
 
 @cache
