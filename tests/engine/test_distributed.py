@@ -95,6 +95,9 @@ def _process(folder, rank):
         },
         folder / f"{rank}.pth",
     )
+    # A group that detectron2 still holds when the interpreter ends may end it with an abort.
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
     torch.distributed.destroy_process_group()
 
 
