@@ -120,7 +120,7 @@ def prepare(model: nn.Module, parts: frozenset[str], images: Tensor) -> Run:
         restore(model, *without)
     network = Network(model) if hasattr(model, "sem_seg_head") else model
     for engine in parts & set(_ENGINES):
-        return _ENGINES[engine](exportable(network), dtype_of(parts), images)
+        return _ENGINES[engine](exportable(network, engine), dtype_of(parts), images)
     context, dtype = nullcontext(), precision.DTYPES[dtype_of(parts)]
     if "channels_last" in parts:
         network.to(memory_format=torch.channels_last)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lrformer import build_model, cli
 from lrformer.export import ExportOptions, export_model
-from lrformer.export.onnx import MIN_OPSET
+from lrformer.export.onnx import OPSET
 from lrformer.export.write import CHECK_SIZES, INPUTS, OUTPUTS
 from lrformer.precision import DTYPES
 
@@ -68,9 +68,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="float32",
         help="to compute in; bfloat16 for .pt2 only (default: float32)",
     )
-    parser.add_argument(
-        "--opset", type=int, default=MIN_OPSET, help=f"of ONNX (default: {MIN_OPSET})"
-    )
+    parser.add_argument("--opset", type=int, default=OPSET, help=f"of ONNX (default: {OPSET})")
     parser.add_argument(
         "--check-size",
         nargs=2,

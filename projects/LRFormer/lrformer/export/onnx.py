@@ -10,6 +10,7 @@ import torch
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 MIN_OPSET = 18
+OPSET = 20  # the first with GELU, which is one kernel of ONNX Runtime then
 
 
 class ExportError(ValueError):
@@ -26,7 +27,7 @@ def check_packages() -> None:
 
 
 def write_onnx(
-    program: torch.export.ExportedProgram, path: Path, output: str, opset: int = MIN_OPSET
+    program: torch.export.ExportedProgram, path: Path, output: str, opset: int = OPSET
 ) -> None:
     """Write a function of one tensor as an ONNX file, whose sizes are dynamic where its own are.
 

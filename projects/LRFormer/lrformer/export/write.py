@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..modeling.mask2former import MaskFormer
 from ..precision import DTYPES
 from .graph import SegmentationGraph
-from .onnx import MIN_OPSET, ExportError, check_packages, write_onnx
+from .onnx import MIN_OPSET, OPSET, ExportError, check_packages, write_onnx
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class ExportOptions:
     output: str = "scores"
     input: str = "uint8"
     dtype: str = "float32"
-    opset: int = MIN_OPSET
+    opset: int = OPSET
 
     def __post_init__(self):
         known = {"output": OUTPUTS, "input": tuple(INPUTS), "dtype": tuple(DTYPES)}

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ..layers.lrformer import FeedForward, PyramidPool, pooled_shape
 from .accelerate import accelerate, restore
-from .feed_forward import with_identity
-from .route import is_stock_conv
+from .feed_forward import FastFeedForward, with_identity
 
 
 class ExportablePyramidPool(PyramidPool):
@@ -36,11 +35,25 @@ class ExportablePyramidPool(PyramidPool):
         return [r @ c for r, c in zip(rows.split(heights), narrow, strict=True)]
 
 
-class ExportableLayerNorm2d(LayerNorm2d):
+class OpenVINOPyramidPool(ExportablePyramidPool):
+    """Maps of 16 to 64 channels go with more, of zeros.
+
+    OpenVINO brings a map to the order of planes, which products want, by a kernel of its own for
+    that many channels; it takes ten times as long as the one for more.
+    """
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        channels = x.shape[1]
+        if 16 <= channels <= 64:
+            x = F.pad(x, (0, 0, 0, 0, 0, 65 - channels))
+        return [pooled[:, :channels] for pooled in super().forward(x)]
+
+
+class OpenVINOLayerNorm2d(LayerNorm2d):
     """LayerNorm over the channels where they lie.
 
-    timm's moves them last and back; engines then copy the map twice, and convolutions want it as it
-    was. Statistics are float32's.
+    timm's moves them last and back; OpenVINO then copies the map twice, and its convolutions want
+    it as it was. Statistics are float32's.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,32 +63,45 @@ class ExportableLayerNorm2d(LayerNorm2d):
         return normed.to(x.dtype) * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
 
 
-class ExportableFeedForward(FeedForward):
-    """:class:`FeedForward` whose y + DWConv(y) is one convolution; engines fold its kernel."""
+class ExportableFeedForward(FastFeedForward):
+    """:class:`FeedForward`, of which a quarter of the channels goes all the way through.
+
+    Its hidden maps then stay in the cache. y + DWConv(y) is one convolution; engines fold its
+    kernel.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.dwconv is None or not is_stock_conv(self.dwconv, kernel=3):
+        if self.dwconv is None or not self._is_stock():
             return super().forward(x)
-        kernel, bias = with_identity(self.dwconv.weight), self.dwconv.bias
-        x = F.conv2d(self.act(self.fc1(x)), kernel, bias, padding=1, groups=len(kernel))
-        return self.fc2(x)
+        fc1, dwconv, fc2 = self.fc1, self.dwconv, self.fc2
+        kernel, out, bias = with_identity(dwconv.weight), None, fc2.bias
+        of_hidden = fc1.weight, fc1.bias, kernel, dwconv.bias, fc2.weight.transpose(0, 1)
+        for w1, b1, k, b, w2 in zip(*(p.chunk(4) for p in of_hidden), strict=True):
+            hidden = F.conv2d(F.gelu(F.conv2d(x, w1, b1)), k, b, padding=1, groups=len(k))
+            part = F.conv2d(hidden, w2.transpose(0, 1), bias)
+            out, bias = part if out is None else out + part, None
+        return out
 
 
-_FORMS = {
-    FeedForward: ExportableFeedForward,
-    LayerNorm2d: ExportableLayerNorm2d,
-    PyramidPool: ExportablePyramidPool,
+_FORMS = {FeedForward: ExportableFeedForward, PyramidPool: ExportablePyramidPool}
+_ENGINES = {
+    "openvino": {PyramidPool: OpenVINOPyramidPool, LayerNorm2d: OpenVINOLayerNorm2d},
 }
 
 
-def exportable(model: nn.Module) -> nn.Module:
+def exportable(model: nn.Module, engine: str | None = None) -> nn.Module:
     """Let the modules of ``model`` that have an exportable form take it, in place; returns it.
 
     Fast forms (:func:`lrformer.ops.accelerate`) are taken out, but for that of the head, which any
     engine takes; subclasses stay as they are.
+
+    Args:
+        model: to be recorded by ``torch.export``.
+        engine: "openvino": forms that it is fast with; else those that suit the others.
     """
+    forms = _FORMS | _ENGINES.get(engine, {})
     for module in accelerate(restore(model), "LRHead").modules():
-        module.__class__ = _FORMS.get(type(module), type(module))
+        module.__class__ = forms.get(type(module), type(module))
     return model
 
 
