@@ -53,9 +53,10 @@ class PerClassSemSegEvaluator(SemSegEvaluator):
 
     They are the same under every version of detectron2, whose definitions of mIoU differ; see
     :func:`means_of`. Beside the means of all classes there are those of small, medium and large
-    classes, as the ``stuff_sizes`` of the dataset's metadata say (paper, Table 8), and those of
-    small, medium and large segments, by COCO's areas, whatever their class. Labels are read and
-    counted in a thread, while the model goes on.
+    classes, as the ``stuff_sizes`` of the dataset's metadata say (paper, Table 8), and for all
+    classes the scores of small, medium and large segments, by COCO's areas: a labelled pixel counts
+    at the size of its labelled segment, a false one, in the union, at that of its predicted
+    segment. Labels are read and counted in a thread, while the model goes on.
 
     Args:
         dataset_name: a registered dataset with ``stuff_classes`` and ``ignore_label``.
@@ -150,26 +151,27 @@ class PerClassSemSegEvaluator(SemSegEvaluator):
         segments, images = sum(segments), sum(numbers)
         pixels = segments.sum(axis=2)
         (labelled, _, correct), scores = pixels, scores_of(pixels)
+        means = means_of(scores)
+        with np.errstate(invalid="ignore"):  # 0 / 0
+            fw_iou = float(np.nansum(scores["IoU"] * labelled) / labelled.sum())
+            p_acc = float(100 * correct.sum() / labelled.sum())
+        results = {"mIoU": means["mIoU"], "fwIoU": fw_iou, "mACC": means["mACC"], "pACC": p_acc}
         if self._dilation_ratio:
             scores["BoundaryIoU"] = scores_of(sum(boundaries))["IoU"]
-        results = means_of(scores)
-        with np.errstate(invalid="ignore"):  # 0 / 0
-            results["fwIoU"] = float(np.nansum(scores["IoU"] * labelled) / labelled.sum())
-            results["pACC"] = float(100 * correct.sum() / labelled.sum())
-        sizes, by_size = {}, {}
-        for size in SIZES if self._class_sizes else ():
-            chosen = np.array(self._class_sizes) == size
-            sizes[f"{size} classes"] = means_of({key: x[chosen] for key, x in scores.items()})
-        for i, size in enumerate(SIZES):
-            of_size = scores_of(segments[:, :, i])
-            sizes[f"{size} segments"] = means_of(of_size)
-            by_size |= {f"{metric}-{size} segments": x for metric, x in of_size.items()}
+            results["mBoundaryIoU"] = mean_of_known(scores["BoundaryIoU"])
+        by_size = dict(zip(SIZES, map(scores_of, np.moveaxis(segments, 2, 0)), strict=True))
+        sizes = self._means_by_size(scores, by_size)
         classes = _by_class(self._class_names, scores)
         tables = f"{_table('class', classes)}\n\n{_table('size', sizes)}"
         logger.info(f"{self._dataset_name}, {images} images:\n{tables}")
         if self._output_dir:
             file = Path(self._output_dir) / RESULTS_FILE
-            rows = _by_class(self._class_names, scores | by_size)
+            rows = scores | {
+                f"{metric}-{size} segments": values
+                for size, of_size in by_size.items()
+                for metric, values in of_size.items()
+            }
+            rows = _by_class(self._class_names, rows)
             rows = [{"name": name, **row} for name, row in rows.items()]
             write_results(file, self._dataset_name, images, results | {"sizes": sizes}, rows)
             if self._save_predictions:
@@ -178,6 +180,14 @@ class PerClassSemSegEvaluator(SemSegEvaluator):
         for name, row in (*classes.items(), *sizes.items()):
             results |= {f"{metric}-{name}": score for metric, score in row.items()}
         return OrderedDict(sem_seg=results)
+
+    def _means_by_size(self, scores: dict, by_size: dict) -> dict[str, dict[str, float]]:
+        means = {}
+        for size in SIZES if self._class_sizes else ():
+            chosen = np.array(self._class_sizes) == size
+            of_size = {metric: values[chosen] for metric, values in scores.items()}
+            means[f"{size} classes"] = means_of(of_size)
+        return means | {f"{size} segments": means_of(x) for size, x in by_size.items()}
 
 
 def _add(total: np.ndarray, *indices: np.ndarray) -> None:
