@@ -40,6 +40,8 @@ _QUANTITIES = {
     "quadratic_flops": _Quantity("FLOPs with quadratic attention", "G", 1e9),
     "quadratic_ratio": _Quantity("ratio", "×"),
     "share": _Quantity("share", "%"),
+    "miou": _Quantity("mIoU", "%"),
+    "macc": _Quantity("mAcc", "%"),
     "time": _Quantity("time", "ms", 1e-3),
     "time_min": _Quantity("least", "ms", 1e-3),
     "images_per_second": _Quantity("images/s"),

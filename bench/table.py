@@ -43,7 +43,7 @@ def paper_rows(number: str) -> list[dict[str, Any]]:
 def paper_table(number: str) -> Table:
     """A table of :data:`TABLES`, with what explains large differences."""
     rows = paper_rows(number)
-    records = [_record(row) for row in rows]
+    records = [_record(row) if "config" in row else row for row in rows]
     remarks = [TABLES[number].get("remark"), *_explanations(rows, records)]
     title = f"Table {number}: {TABLES[number]['title']}"
     return Table(records, title, [remark for remark in remarks if remark])

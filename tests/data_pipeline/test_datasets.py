@@ -9,35 +9,49 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
 
-from lrformer.data import DatasetError, SemSegTree, builtin, load_dataset, register_sem_seg
+from lrformer.data import (
+    DatasetError,
+    SemSegTree,
+    builtin,
+    load_dataset,
+    metadata,
+    register_sem_seg,
+)
 
 IMAGE = np.zeros((4, 6, 3), dtype=np.uint8)
 LABEL = np.zeros((4, 6), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("name", "num_classes", "index", "class_name", "color"),
+    ("name", "num_classes", "index", "class_name", "color", "size"),
     [
-        # From the datasets' own publications.
-        ("ade20k_sem_seg_val", 150, 149, "flag", (92, 0, 255)),
-        ("cityscapes_fine_sem_seg_train", 19, 0, "road", (128, 64, 128)),
-        ("cityscapes_fine_sem_seg_test", 19, 18, "bicycle", (119, 11, 32)),
-        ("coco_stuff_sem_seg_train", 171, 0, "person", (220, 20, 60)),
-        ("coco_stuff_sem_seg_val", 171, 80, "banner", (0, 192, 0)),
-        ("coco_stuff_sem_seg_val", 171, 170, "wood", (64, 64, 0)),
-        ("camvid_sem_seg_train", 11, 0, "Sky", (128, 128, 128)),
-        ("camvid_sem_seg_trainval", 11, 10, "Bicyclist", (0, 128, 192)),
-        ("demo_scenes_sem_seg_val", 8, 7, "pole", (153, 153, 153)),
+        # Names and colours from the datasets' own publications; the paper says that sky is large.
+        ("ade20k_sem_seg_val", 150, 149, "flag", (92, 0, 255), "medium"),
+        ("cityscapes_fine_sem_seg_train", 19, 0, "road", (128, 64, 128), "large"),
+        ("cityscapes_fine_sem_seg_test", 19, 18, "bicycle", (119, 11, 32), "medium"),
+        ("coco_stuff_sem_seg_train", 171, 0, "person", (220, 20, 60), "medium"),
+        ("coco_stuff_sem_seg_val", 171, 80, "banner", (0, 192, 0), "medium"),
+        ("coco_stuff_sem_seg_val", 171, 170, "wood", (64, 64, 0), "large"),
+        ("camvid_sem_seg_train", 11, 0, "Sky", (128, 128, 128), "large"),
+        ("camvid_sem_seg_trainval", 11, 10, "Bicyclist", (0, 128, 192), "medium"),
+        ("demo_scenes_sem_seg_val", 8, 7, "pole", (153, 153, 153), "small"),
     ],
 )
-def test_classes_and_colours(name, num_classes, index, class_name, color):
+def test_classes_colours_and_sizes(name, num_classes, index, class_name, color, size):
     meta = MetadataCatalog.get(name)
     assert len(meta.stuff_classes) == len(meta.stuff_colors) == num_classes
+    assert len(meta.stuff_sizes) == num_classes and meta.stuff_sizes[index] == size
     assert meta.stuff_classes[index] == class_name
     assert meta.ignore_label == 255
     assert tuple(meta.stuff_colors[index]) == color
     if "ade20k" not in name:  # of which two share one
         assert len({tuple(color) for color in meta.stuff_colors}) == num_classes
+
+
+def test_every_size_is_that_of_a_class():
+    known = [MetadataCatalog.get(f"{name}_val").stuff_classes for name in builtin.DATASETS]
+    names = {name.split(",")[0].strip().lower() for classes in known for name in classes}
+    assert names.issuperset(metadata._SMALL + metadata._MEDIUM)
 
 
 def test_registering_again_changes_nothing():

@@ -124,6 +124,13 @@ def test_what_is_broken_is_named(scenes, mine, save, kind, file, content, messag
         verify_dataset(*NAMES[kind])
 
 
+@pytest.mark.parametrize("sizes", [["small"] * 3, ["small", "large", "tiny", "medium"]])
+def test_sizes_that_cannot_be_are_told(scenes, sizes):
+    MetadataCatalog.get("scenes").stuff_sizes = sizes
+    with pytest.raises(DatasetError, match=f"scenes: stuff_sizes .* 4 stuff_classes.*{sizes[2]}"):
+        verify_dataset("scenes", 4)
+
+
 def test_a_dataset_without_label_maps_is_named(monkeypatch, scenes):
     monkeypatch.setitem(DatasetCatalog.data, "scenes", lambda: [{"file_name": "a.jpg"}])
     with pytest.raises(DatasetError, match=r"scenes: 1 of 1 entries have no sem_seg_file_name"):

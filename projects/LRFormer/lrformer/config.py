@@ -209,3 +209,8 @@ def _add_test(cfg: CN) -> None:
     # TEST.AUG (detectron2's keys) is multi-scale and flip test-time augmentation.
     # Also write every predicted segment as COCO run-length encoding: slow and large.
     cfg.TEST.SAVE_PREDICTIONS = False
+    # Boundary IoU (Cheng et al., CVPR 2021) beside IoU: of what lies within a share of the image's
+    # diagonal of a boundary. As published 0.02, for Cityscapes 0.005.
+    cfg.TEST.BOUNDARY_IOU = CN()
+    cfg.TEST.BOUNDARY_IOU.ENABLED = False
+    cfg.TEST.BOUNDARY_IOU.DILATION_RATIO = 0.02

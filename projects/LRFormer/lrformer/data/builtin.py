@@ -1,6 +1,7 @@
 """The datasets that are known by name; importing this registers them with detectron2.
 
 ADE20K and Cityscapes are detectron2's own; they are given the colours that their metadata lacks.
+All are given the sizes of their classes.
 """
 
 import os
@@ -110,11 +111,13 @@ def register_all(root: str) -> None:
     """Register every dataset of this project below ``root``, and complete detectron2's."""
     for name, data in DATASETS.items():
         for split in data.splits:
+            meta = MetadataCatalog.get(f"{name}_{split}")
             if data.classes is not None:
                 register_sem_seg(dataset_tree(root, name, split), data.classes, data.colors)
-            elif not MetadataCatalog.get(f"{name}_{split}").get("stuff_colors"):
-                colors = [list(color) for color in data.colors]
-                MetadataCatalog.get(f"{name}_{split}").stuff_colors = colors
+            elif not meta.get("stuff_colors"):
+                meta.stuff_colors = [list(color) for color in data.colors]
+            if not meta.get("stuff_sizes"):
+                meta.stuff_sizes = metadata.class_sizes(meta.stuff_classes)
     for split in _TRAIN_VAL:
         _register_demo_objects(os.path.join(root, "demo_scenes"), split)
 

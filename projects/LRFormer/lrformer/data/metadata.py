@@ -99,6 +99,41 @@ DEMO_COLORS = _colors("4682b4 464646 6b8e23 804080 f423e8 00008e dc143c 999999")
 DEMO_THINGS = ("car", "person")
 
 
+# Sizes of classes (paper, Tab. 8), by the area that a typical object shows from its widest side:
+# small below half a square metre, medium below ten. All else is large, also what has no form of its
+# own, such as sky and floor. The paper gives the idea alone; thresholds and estimates are ours.
+SIZES = ("small", "medium", "large")
+_SMALL = _names("""
+    apple, backpack, bag, ball, banana, baseball bat, baseball glove, basket, bird, book, bottle,
+    bowl, box, broccoli, cake, cardboard, carrot, cat, cell phone, chair, clock, clothes, computer,
+    crt screen, cup, cushion, dog, donut, fire hydrant, flower, food, food-other, fork, frisbee,
+    fruit, glass, hair drier, handbag, hood, hot dog, keyboard, knife, lamp, laptop, light,
+    microwave, monitor, mouse, napkin, orange, ottoman, oven, painting, paper, parking meter,
+    pillow, pizza, plate, plaything, pole, poster, pot, potted plant, remote, salad, sandwich,
+    scissors, sconce, signsymbol, sink, skateboard, skis, snowboard, spoon, sports ball, step,
+    stool, stop sign, suitcase, teddy bear, tennis racket, tie, toaster, toilet, toothbrush, towel,
+    trade name, traffic light, traffic sign, trash can, tray, vase, vegetable, wine glass
+""")
+_MEDIUM = _names("""
+    animal, arcade machine, armchair, awning, banner, bannister, bar, barrel, base, bear, bed,
+    bench, bicycle, bicyclist, blanket, blind, boat, bookcase, booth, buffet, bulletin board, bush,
+    cabinet, cage, car, case, chandelier, chest of drawers, coffee table, column, conveyer belt,
+    couch, counter, countertop, cow, cradle, cupboard, curtain, desk, desk-stuff, dining table,
+    dishwasher, door, door-stuff, fan, fireplace, flag, fountain, furniture-other, giraffe, horse,
+    kitchen island, kite, mat, minibike, mirror, mirror-stuff, motorcycle, pedestrian, person,
+    plant, plant-other, pool table, radiator, refrigerator, rider, rock, rug, screen, screen door,
+    sculpture, seat, sheep, shelf, shower, signboard, sofa, stairs, stairway, stove, street lamp,
+    surfboard, swivel chair, table, tent, tub, tv, umbrella, van, wardrobe, washer, window,
+    window-blind, window-other, zebra
+""")
+
+
+def class_sizes(classes: Iterable[str]) -> list[str]:
+    """One of ``SIZES`` for each class of the datasets here; of synonyms, the first decides."""
+    known = dict.fromkeys(_SMALL, "small") | dict.fromkeys(_MEDIUM, "medium")
+    return [known.get(name.split(",")[0].strip().lower(), "large") for name in classes]
+
+
 def _table(ids: Iterable[int], ignored: Iterable[int]) -> np.ndarray:
     """(256,) int16 table from raw id to label: the place in ``ids``, IGNORE_LABEL or INVALID_ID."""
     ids, table = list(ids), np.full(256, INVALID_ID, dtype=np.int16)

@@ -13,7 +13,7 @@ from detectron2.data import Metadata, MetadataCatalog
 from .build import MAPPERS, mapper_class
 from .catalog import load_dataset
 from .masks import check_category, object_mask, read_segments
-from .metadata import IGNORE_LABEL
+from .metadata import IGNORE_LABEL, SIZES
 from .reading import Size, check_size, image_size, read_checked_label
 from .tree import DatasetError, some
 
@@ -51,6 +51,12 @@ def verify_dataset(name: str, num_classes: int, mapper: str | None = None) -> No
         raise DatasetError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but {name} has {len(classes)} "
             f"classes ({some(classes)}). Set MODEL.SEM_SEG_HEAD.NUM_CLASSES {len(classes)}."
+        )
+    names, sizes = meta.get("stuff_classes", ()), meta.get("stuff_sizes")
+    if sizes and (len(sizes) != len(names) or not set(sizes) <= set(SIZES)):
+        raise DatasetError(
+            f"{name}: stuff_sizes in its metadata has to name one of {', '.join(SIZES)} for each "
+            f"of its {len(names)} stuff_classes; found {some(sizes, 5)}."
         )
     without = [record["file_name"] for record in records if record.get(entry) is None]
     if without:

@@ -46,8 +46,14 @@ def evaluated_tasks(cfg: CfgNode, dataset_name: str) -> list[str]:
         Of "panoptic_seg", "instances" and "sem_seg", in this order.
 
     Raises:
-        ValueError: there is nothing that could be compared.
+        ValueError: there is nothing that could be compared, or no way to compare it.
     """
+    ratio = cfg.TEST.BOUNDARY_IOU.DILATION_RATIO
+    if not 0 < ratio < 1:
+        raise ValueError(
+            f"TEST.BOUNDARY_IOU.DILATION_RATIO is {ratio}; expected a share of the image's "
+            "diagonal, between 0 and 1, such as 0.02"
+        )
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type")
     if kind not in _ANNOTATIONS:
@@ -86,8 +92,13 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
 def _build(task: str, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     folder = str(output_folder(cfg, dataset_name))
     if task == "sem_seg":
-        predictions = cfg.TEST.SAVE_PREDICTIONS
-        return sem_seg.PerClassSemSegEvaluator(dataset_name, folder, save_predictions=predictions)
+        boundary = cfg.TEST.BOUNDARY_IOU
+        return sem_seg.PerClassSemSegEvaluator(
+            dataset_name,
+            folder,
+            save_predictions=cfg.TEST.SAVE_PREDICTIONS,
+            dilation_ratio=boundary.DILATION_RATIO if boundary.ENABLED else 0.0,
+        )
     if task == "instances":
         return InstanceEvaluator(dataset_name, folder)
     if importlib.util.find_spec("panopticapi") is not None:
