@@ -1,16 +1,17 @@
 """Engines that run exported files."""
 
 import importlib.util
-from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 
 import torch
 from torch import Tensor
 
 # The engines, which are called as their packages and our extras, and the files that they run.
 ENGINES = {"openvino": ".xml", "onnxruntime": ".onnx"}
+# How many sizes of batches OpenVINO holds a model for, each of which takes the memory of one.
+FIXED_SIZES = 4
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -33,9 +34,9 @@ def open_session(
         path: the file; which engine runs it is said by its suffix.
         dtype: of :data:`lrformer.precision.DTYPES`, for OpenVINO to compute in. ONNX Runtime
             computes as the file says and takes "float32" only.
-        requests: how many threads may call the session at the same time without waiting.
+        requests: how many threads are to call the session at the same time.
         threads: of the engine, all requests together; None: as many as PyTorch's.
-        cache: folder for what OpenVINO compiles, so that it starts faster the next time.
+        cache: folder for what an engine compiles, so that it starts faster the next time.
         device: ONNX Runtime runs on its GPU where it is one, with TensorRT or CUDA as its package
             has them; OpenVINO on the CPU always.
 
@@ -48,35 +49,42 @@ def open_session(
     engine = {suffix: name for name, suffix in ENGINES.items()}.get(path.suffix)
     if engine is None:
         raise EngineError(f"{path}: expected a file of {' or '.join(ENGINES.values())}")
-    check_engine(engine, dtype, device)
+    check_engine(engine, device)
+    if engine == "onnxruntime" and dtype != "float32":
+        raise EngineError(f"{path}: onnxruntime computes as the file says, not in {dtype}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     threads = threads or torch.get_num_threads()
     try:
         if engine == "openvino":
             return _OpenVINO(path, dtype, requests, threads, cache)
-        return _ONNXRuntime(path, threads, device)
-    except EngineError:
-        raise
+        return _ONNXRuntime(path, max(1, threads // requests), cache, device)
     except Exception as error:  # Each engine has its own kinds, without a common one.
-        raise EngineError(
-            f"{path}: {engine} cannot open it: {' '.join(str(error).split())}"
-        ) from error
+        text = " ".join(str(error).split())
+        raise EngineError(f"{path}: {engine} cannot open it: {text}") from error
 
 
-def check_engine(engine: str, dtype: str, device: torch.device | str) -> None:
-    """Raise EngineError where an engine is not installed or not for a data type or device."""
+def check_engine(engine: str, device: torch.device | str) -> None:
+    """Raise EngineError where an engine is not installed, or not for a device."""
     kind = torch.device(device).type
     if importlib.util.find_spec(engine) is None:
+        raise EngineError(f"{engine} is not installed here: pip install 'lrformer[{engine}]'")
+    if engine == "openvino" and kind != "cpu":
         raise EngineError(
-            f"{engine} is not installed here: pip install {engine}, or "
-            f"pip install 'lrformer[{engine}]'"
+            f"openvino runs on CPUs here, but the device is {device}: take cpu, or onnxruntime"
         )
-    if engine == "openvino":
-        if kind != "cpu":
-            raise EngineError(f"openvino runs on CPUs, but the device is {device}")
-    elif dtype != "float32":
-        raise EngineError(f"onnxruntime computes in the file's own data type, not in {dtype}")
+    if engine == "onnxruntime" and kind != "cpu" and not _gpu_providers():
+        raise EngineError(
+            f"onnxruntime as it is installed does not run on {device}: take cpu, or "
+            "pip install onnxruntime-gpu in its place"
+        )
+
+
+def _gpu_providers() -> list[str]:
+    import onnxruntime
+
+    names = "TensorrtExecutionProvider", "CUDAExecutionProvider"
+    return [name for name in names if name in onnxruntime.get_available_providers()]
 
 
 class Session:
@@ -96,49 +104,79 @@ class Session:
 
 
 class _OpenVINO(Session):
+    """Fast at fixed sizes, whose compilation takes a second or two; slower with one for all sizes.
+
+    The first sizes that come are compiled each by itself, the others run in the one for all.
+    """
+
     def __init__(
         self, path: Path, dtype: str, requests: int, threads: int, cache: str | Path | None
     ):
         import openvino
 
-        core = openvino.Core()
-        model = core.read_model(path)
-        info = model.get_rt_info().items()
+        self._core = openvino.Core()
+        self._model = self._core.read_model(path)
+        info = self._model.get_rt_info().items()
         self.metadata = {key: str(x.value) for key, x in info if isinstance(x, openvino.OVAny)}
-        self.outputs = tuple(x.get_any_name() for x in model.outputs)
-        config = {
+        self.outputs = tuple(x.get_any_name() for x in self._model.outputs)
+        self._config = {
             "INFERENCE_PRECISION_HINT": _HINTS[dtype],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": requests,
         }
-        if cache is not None:
-            config["CACHE_DIR"] = str(cache)
-        compiled = core.compile_model(model, "CPU", config)
-        self._requests: SimpleQueue = SimpleQueue()
-        for _ in range(requests):
-            self._requests.put(compiled.create_infer_request())
+        self._cache, self._num_requests = cache, requests
+        # By shape of the images; None: any.
+        self._requests: dict[tuple[int, ...] | None, SimpleQueue] = {}
+        self._compiling = Lock()
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        with self._request() as request:
+        requests = self._requests_for(tuple(images.shape))
+        request = requests.get()
+        try:
             found = request.infer([images.contiguous().numpy()], share_inputs=True)
             return [torch.from_numpy(x) for x in found.values()]
-
-    @contextmanager
-    def _request(self):
-        request = self._requests.get()
-        try:
-            yield request
         finally:
-            self._requests.put(request)
+            requests.put(request)
+
+    def _requests_for(self, shape: tuple[int, ...]) -> SimpleQueue:
+        with self._compiling:
+            if shape not in self._requests and len(self._requests.keys() - {None}) >= FIXED_SIZES:
+                shape = None
+            if shape not in self._requests:
+                self._requests[shape] = self._compile(shape)
+            return self._requests[shape]
+
+    def _compile(self, shape: tuple[int, ...] | None) -> SimpleQueue:
+        model, config = self._model, self._config
+        if shape is not None:
+            model = model.clone()
+            model.reshape({0: list(shape)})
+        elif self._cache is not None:  # Of every size seen it would fill the disk and gain little.
+            config = config | {"CACHE_DIR": str(self._cache)}
+        compiled = self._core.compile_model(model, "CPU", config)
+        requests: SimpleQueue = SimpleQueue()
+        for _ in range(self._num_requests):
+            requests.put(compiled.create_infer_request())
+        return requests
 
 
 class _ONNXRuntime(Session):
-    def __init__(self, path: Path, threads: int, device: torch.device | str):
+    def __init__(
+        self, path: Path, threads: int, cache: str | Path | None, device: torch.device | str
+    ):
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
+        options, providers = onnxruntime.SessionOptions(), ["CPUExecutionProvider"]
         options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(path, options, _providers(device))
+        if (device := torch.device(device)).type == "cuda":
+            own = {"TensorrtExecutionProvider": {}}
+            if cache is not None:
+                keys = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache)}
+                own["TensorrtExecutionProvider"] = keys
+            common = {"device_id": device.index or 0}
+            gpu = [(name, common | own.get(name, {})) for name in _gpu_providers()]
+            providers = [*gpu, *providers]
+        self._session = onnxruntime.InferenceSession(path, options, providers)
         self.outputs = tuple(x.name for x in self._session.get_outputs())
         self._input = self._session.get_inputs()[0].name
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -146,20 +184,3 @@ class _ONNXRuntime(Session):
     def __call__(self, images: Tensor) -> list[Tensor]:
         found = self._session.run(None, {self._input: images.cpu().numpy()})
         return [torch.from_numpy(x).to(images.device) for x in found]
-
-
-def _providers(device: torch.device | str) -> Sequence:
-    import onnxruntime
-
-    wanted: list = ["CPUExecutionProvider"]
-    if (device := torch.device(device)).type == "cuda":
-        options = {"device_id": device.index or 0}
-        names = "TensorrtExecutionProvider", "CUDAExecutionProvider"
-        wanted = [(x, options) for x in names if x in onnxruntime.get_available_providers()]
-        if not wanted:
-            raise EngineError(
-                "onnxruntime as it is installed has no CUDA: pip install onnxruntime-gpu in its "
-                "place, or take the CPU"
-            )
-        wanted.append("CPUExecutionProvider")
-    return wanted
