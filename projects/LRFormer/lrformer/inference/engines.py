@@ -1,6 +1,7 @@
 """Engines that run exported files."""
 
 import importlib.util
+from collections import Counter
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -10,8 +11,9 @@ from torch import Tensor
 
 # The engines, which are called as their packages and our extras, and the files that they run.
 ENGINES = {"openvino": ".xml", "onnxruntime": ".onnx"}
-# How many sizes of batches OpenVINO holds a model for, each of which takes the memory of one.
-FIXED_SIZES = 4
+# OpenVINO compiles a model for a size of batches that has come so often, which takes a second or
+# two and saves up to a sixth of each call; for so many sizes, as each takes the memory of a model.
+REPEATS, FIXED_SIZES = 64, 4
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -104,10 +106,7 @@ class Session:
 
 
 class _OpenVINO(Session):
-    """Fast at fixed sizes, whose compilation takes a second or two; slower with one for all sizes.
-
-    The first sizes that come are compiled each by itself, the others run in the one for all.
-    """
+    """A model for all sizes, and one for each size that comes often."""
 
     def __init__(
         self, path: Path, dtype: str, requests: int, threads: int, cache: str | Path | None
@@ -125,8 +124,9 @@ class _OpenVINO(Session):
             "NUM_STREAMS": requests,
         }
         self._cache, self._num_requests = cache, requests
-        # By shape of the images; None: any.
-        self._requests: dict[tuple[int, ...] | None, SimpleQueue] = {}
+        # Both by shape of the images; None: any.
+        self._requests = {None: self._compile(None)}
+        self._calls: Counter = Counter()
         self._compiling = Lock()
 
     def __call__(self, images: Tensor) -> list[Tensor]:
@@ -140,18 +140,20 @@ class _OpenVINO(Session):
 
     def _requests_for(self, shape: tuple[int, ...]) -> SimpleQueue:
         with self._compiling:
-            if shape not in self._requests and len(self._requests.keys() - {None}) >= FIXED_SIZES:
-                shape = None
-            if shape not in self._requests:
+            self._calls[shape] += 1
+            often = self._calls[shape] > REPEATS and len(self._requests) <= FIXED_SIZES
+            if often and shape not in self._requests:
                 self._requests[shape] = self._compile(shape)
-            return self._requests[shape]
+            return self._requests.get(shape, self._requests[None])
 
     def _compile(self, shape: tuple[int, ...] | None) -> SimpleQueue:
         model, config = self._model, self._config
         if shape is not None:
             model = model.clone()
             model.reshape({0: list(shape)})
-        elif self._cache is not None:  # Of every size seen it would fill the disk and gain little.
+        elif (
+            self._cache is not None
+        ):  # Of each size it would fill the disk and gain little.
             config = config | {"CACHE_DIR": str(self._cache)}
         compiled = self._core.compile_model(model, "CPU", config)
         requests: SimpleQueue = SimpleQueue()
