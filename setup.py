@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from itertools import chain
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -36,6 +37,11 @@ class BuildWithConfigs(build_py):
             shutil.copytree(ROOT / "configs", target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
+ENGINES = {
+    "openvino": ["openvino>=2025.0"],
+    "onnxruntime": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
+}
+
 setup(
     name="lrformer",
     version=read_version(),
@@ -69,10 +75,9 @@ setup(
         "dev": ["packaging>=23", "pytest>=8", "ruff>=0.15"],
         # What tests and tools/bench.py time compare with; without it those are left out.
         "peers": ["transformers>=4.45"],
-        # ONNX files from tools/export.py.
-        "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
-        # What `tools/bench.py time` can run exported models in, beside ONNX Runtime.
-        "openvino": ["openvino>=2025.0"],
+        # TEST.RUNTIME.ENGINE, and the files of tools/export.py for these engines.
+        **ENGINES,
+        "export": sorted(chain(*ENGINES.values())),
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
         "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },

@@ -90,6 +90,13 @@ def test_options_change_the_scores_by_rounding_only(cfg, model, monkeypatch):
     assert Trainer.test(cfg, model)["sem_seg"]["pACC"] == pytest.approx(plain, abs=5)
 
 
+def test_an_engine_is_for_evaluation_alone(overrides, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    arguments = ["--config-file", "models/lrformer_t.yaml", *overrides]
+    assert main([*arguments, "TEST.RUNTIME.ENGINE", "openvino"]) == 2
+    assert "TEST.RUNTIME.ENGINE openvino is for --eval-only" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("eval_only", [False, True])
 def test_options_that_cannot_be_are_told_before_the_first_image(
     overrides, tmp_path, capsys, monkeypatch, eval_only

@@ -197,6 +197,13 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.SLIDING_WINDOW.BATCH_SIZE = 1  # windows of an image in one forward pass
     # How the model runs when it is evaluated and when it predicts.
     cfg.TEST.RUNTIME = CN()
+    # What runs backbone and head: "torch"; "openvino" (on CPUs) or "onnxruntime", which have to be
+    # installed (pip install 'lrformer[openvino]'). The first time a model is exported for them,
+    # which takes a minute or more and is kept in the folder CACHE; "": in the user's cache folder.
+    cfg.TEST.RUNTIME.ENGINE = "torch"
+    cfg.TEST.RUNTIME.CACHE = ""
+    # Batches that an engine runs at the same time, where many images are predicted or drawn.
+    cfg.TEST.RUNTIME.REQUESTS = 1
     # "float32"; "bfloat16", "float16" (GPUs only): mixed precision, as SOLVER.AMP.DTYPE; "auto":
     # bfloat16 where the device computes in it, else float16 on a GPU and float32 on a CPU.
     cfg.TEST.RUNTIME.DTYPE = "float32"

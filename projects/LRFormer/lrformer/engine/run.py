@@ -92,7 +92,13 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
         keep_freed_memory()
     if cfg.DATASETS.TEST:
         # The evaluation is perhaps hours later.
-        RuntimeOptions.from_cfg(cfg).check(cfg.MODEL.DEVICE)
+        options = RuntimeOptions.from_cfg(cfg)
+        options.check(cfg.MODEL.DEVICE)
+        if options.engine != "torch" and not args.eval_only:
+            raise ValueError(
+                f"TEST.RUNTIME.ENGINE {options.engine} is for --eval-only: a training would export "
+                "the model at every evaluation; leave it torch"
+            )
     if args.eval_only:
         Trainer.verify_datasets(cfg, cfg.DATASETS.TEST)
         for name in cfg.DATASETS.TEST:

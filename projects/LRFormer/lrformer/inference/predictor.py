@@ -61,6 +61,7 @@ class Predictor:
         image_format: str = "RGB",
         metadata: Any = None,
         tasks: Sequence[str] | None = None,
+        requests: int = 1,
     ) -> None:
         """Also ``Predictor(cfg, model)``, which takes the arguments from a config.
 
@@ -70,6 +71,7 @@ class Predictor:
             augmentations: applied to every image, usually a resize.
             image_format: order of the channels that the model takes, "RGB" or "BGR".
             metadata, tasks: see above.
+            requests: how many batches the model is given at the same time, from as many threads.
         """
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT is {image_format!r}, expected RGB or BGR")
@@ -78,6 +80,7 @@ class Predictor:
         self.image_format = image_format
         self.metadata = Metadata() if metadata is None else metadata
         self.tasks = None if tasks is None else tuple(tasks)
+        self.requests = requests
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict:
@@ -87,6 +90,7 @@ class Predictor:
             "image_format": cfg.INPUT.FORMAT,
             "metadata": _metadata(cfg),
             "tasks": predicted_tasks(cfg),
+            "requests": cfg.TEST.RUNTIME.REQUESTS,
         }
 
     @classmethod
@@ -121,11 +125,10 @@ class Predictor:
         self, images: Iterable[Image], *tasks: str, batch_size: int = 1, ahead: int = 4
     ) -> Iterator[dict[str, Any]]:
         """:meth:`predict` for many images, in the way of :meth:`predict_many`."""
-        for batch in self._batches(images, tasks, batch_size, ahead):
-            for output in self._run(self.model, batch):
-                for task in tasks:
-                    check_task(task, output, self.model)
-                yield output
+        for output in self._outputs(self.model, images, tasks, batch_size, ahead):
+            for task in tasks:
+                check_task(task, output, self.model)
+            yield output
 
     def predict_many(
         self, images: Iterable[Image], batch_size: int = 1, ahead: int = 4
@@ -140,9 +143,25 @@ class Predictor:
                 taken when the one before it is done, for a camera.
         """
         model = ClassMaps(self.model)
-        for batch in self._batches(images, ("sem_seg",), batch_size, ahead):
-            for output in self._run(model, batch):
-                yield output["sem_seg_classes"].cpu().numpy()
+        for output in self._outputs(model, images, ("sem_seg",), batch_size, ahead):
+            yield output["sem_seg_classes"].cpu().numpy()
+
+    def _outputs(
+        self,
+        model: nn.Module,
+        images: Iterable[Image],
+        tasks: Sequence[str],
+        batch_size: int,
+        ahead: int,
+    ) -> Iterator[dict[str, Any]]:
+        batches = self._batches(images, tasks, batch_size, ahead)
+
+        @torch.inference_mode()
+        def run(batch: list[dict]) -> list[dict[str, Any]]:
+            return model(batch)
+
+        for outputs in map_ahead(run, batches, min(ahead, self.requests - 1), self.requests):
+            yield from outputs
 
     def _batches(
         self, images: Iterable[Image], tasks: Sequence[str], batch_size: int, ahead: int
@@ -160,11 +179,6 @@ class Predictor:
                 yield batch
         if errors:
             raise errors[0]
-
-    @staticmethod
-    @torch.inference_mode()
-    def _run(model: nn.Module, batch: list[dict]) -> list[dict[str, Any]]:
-        return model(batch)
 
     def _prepare(self, image: Image, tasks: Sequence[str]) -> dict:
         """The model's input; fails where it is known already that a task is not predicted."""

@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from detectron2.config import CfgNode
@@ -17,6 +17,8 @@ from ..modeling.mask2former import MaskFormer
 from ..ops import accelerate
 from ..ops.route import is_stock
 from ..precision import autocast_dtype, check_native
+from .engine_network import EngineNetwork
+from .engines import ENGINES, check_engine
 from .network import Network, PlainSegmentor, gives_logits
 from .sliding_window import SlidingWindow
 from .tasks import TASK_KEYS, predicted_tasks, tasks_of
@@ -36,19 +38,27 @@ class RuntimeOptions:
         compile: run the network through ``torch.compile``, for each size of batch.
         compile_mode: of :data:`COMPILE_MODES`. "reduce-overhead" also records the work of an NVIDIA
             GPU as CUDA graphs; "max-autotune" also tries out kernels.
+        engine: what runs the network: "torch", or one of
+            :data:`~lrformer.inference.engines.ENGINES`.
+        requests: how many batches an engine is to run at the same time.
+        cache: folder of what was exported for an engine; "": in the user's cache folder.
     """
 
     dtype: str = "float32"
     compile: bool = False
     compile_mode: str = "default"
+    engine: str = "torch"
+    requests: int = 1
+    cache: str = ""
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "RuntimeOptions":
         keys = cfg.TEST.RUNTIME
-        return cls(keys.DTYPE, keys.COMPILE, keys.COMPILE_MODE)
+        values = keys.DTYPE, keys.COMPILE, keys.COMPILE_MODE, keys.ENGINE, keys.REQUESTS, keys.CACHE
+        return cls(*values)
 
     def check(self, device: torch.device | str) -> torch.dtype | None:
-        """What ``device`` is to compute in with ``torch.autocast``; None for float32.
+        """What ``device`` is to compute in; None for float32.
 
         Raises:
             ValueError: it cannot run with these options.
@@ -58,8 +68,36 @@ class RuntimeOptions:
                 f"TEST.RUNTIME.COMPILE_MODE is {self.compile_mode!r}; expected one of "
                 f"{', '.join(COMPILE_MODES)}"
             )
+        kind, name = torch.device(device).type, self.dtype
         if self.compile:
-            _check_compiler(torch.device(device).type)
+            _check_compiler(kind)
+        if self.engine not in ("torch", *ENGINES):
+            raise ValueError(
+                f"TEST.RUNTIME.ENGINE is {self.engine!r}; expected one of torch, "
+                f"{', '.join(ENGINES)}"
+            )
+        if self.requests < 1:
+            raise ValueError(f"TEST.RUNTIME.REQUESTS is {self.requests}, expected at least 1")
+        if self.engine != "torch":
+            check_engine(self.engine, device)
+            if self.compile:
+                raise ValueError(
+                    "TEST.RUNTIME.COMPILE is for ENGINE torch, not for "
+                    f"{self.engine}, which compiles by itself: set it to False"
+                )
+        elif self.requests > 1:
+            raise ValueError(
+                f"TEST.RUNTIME.REQUESTS is {self.requests}, which is for ENGINE "
+                f"{' and '.join(ENGINES)}; with torch leave it 1"
+            )
+        if self.engine == "onnxruntime":
+            known = ("auto", "float32") + (("float16",) if kind == "cuda" else ())
+            if name not in known:
+                raise ValueError(
+                    f"TEST.RUNTIME.DTYPE is {name!r}, but onnxruntime on {device} computes in "
+                    f"{' or '.join(known[1:])}"
+                )
+            return torch.float16 if kind == "cuda" and name != "float32" else None
         dtype = autocast_dtype(self.dtype, device, "TEST.RUNTIME.DTYPE")
         check_native(self.dtype, device, "TEST.RUNTIME.DTYPE")
         return dtype
@@ -110,6 +148,8 @@ def prepare_for_inference(model: nn.Module, options: RuntimeOptions) -> nn.Modul
     - :class:`MaskFormer` itself: its own, with a :class:`Network` as its backbone and head;
     - any other model, subclasses and models with hooks among them: its own, in float32.
 
+    The network is PyTorch's or an engine's (:class:`EngineNetwork`).
+
     Args:
         model: in eval mode; it stays as it is.
         options: how to run its network.
@@ -120,20 +160,45 @@ def prepare_for_inference(model: nn.Module, options: RuntimeOptions) -> nn.Modul
     name = type(model).__name__
     plain = is_stock(model, SemanticSegmentor) and gives_logits(model.sem_seg_head)
     if not plain and not is_stock(model, MaskFormer):
-        if options != RuntimeOptions(compile_mode=options.compile_mode):
+        defaults = replace(RuntimeOptions(), compile_mode=options.compile_mode, cache=options.cache)
+        if options != defaults:
             raise ValueError(
-                f"TEST.RUNTIME (DTYPE {options.dtype}, COMPILE {options.compile}) is for "
-                "detectron2's SemanticSegmentor with a PerPixelHead and for MaskFormer; this "
-                f"{name} runs as it is: set DTYPE to float32 and COMPILE to False"
+                f"TEST.RUNTIME (ENGINE {options.engine}, DTYPE {options.dtype}, COMPILE "
+                f"{options.compile}) is for detectron2's SemanticSegmentor with a PerPixelHead and "
+                f"for MaskFormer; this {name} runs as it is: set ENGINE to torch, DTYPE to float32 "
+                "and COMPILE to False"
             )
         _log(f"{name}: its own forward predicts, in float32")
         return model
     if model.training:
         raise ValueError(f"{name} is in training mode; call .eval() on it first")
-    prepared, dtype = accelerate(copy.deepcopy(model)), options.check(model.device)
-    network = Network(prepared.backbone, prepared.sem_seg_head, dtype).eval()
-    network.to(memory_format=torch.channels_last)
+    prepared, dtype = copy.deepcopy(model), options.check(model.device)
     how = f"in {str(dtype or torch.float32).removeprefix('torch.')}"
+    if options.engine == "torch":
+        network = _torch_network(accelerate(prepared), dtype, options)
+        how += f", compiled ({options.compile_mode})" if options.compile else ""
+    else:
+        network = Network(prepared.backbone, prepared.sem_seg_head).eval()
+        network = EngineNetwork(
+            network,
+            options.engine,
+            dtype or torch.float32,
+            options.requests,
+            options.cache,
+            model.device,
+        ).eval()
+        how += f" by {options.engine}"
+    if plain:
+        _log(f"{name}: {PlainSegmentor.__name__} predicts in the place of its forward, {how}")
+        return PlainSegmentor(prepared, network)
+    _log(f"{name}: its own forward predicts, with backbone and head {how}")
+    prepared.backbone, prepared.sem_seg_head = network, nn.Identity()
+    return prepared.eval()
+
+
+def _torch_network(model: nn.Module, dtype: torch.dtype | None, options: RuntimeOptions) -> Network:
+    network = Network(model.backbone, model.sem_seg_head, dtype).eval()
+    network.to(memory_format=torch.channels_last)
     if dtype is not None:
         cast_weights(network, dtype)
     if options.compile:
@@ -141,13 +206,7 @@ def prepare_for_inference(model: nn.Module, options: RuntimeOptions) -> nn.Modul
         # Each size of batch is compiled by itself, up to torch.compile's limit of eight; others run
         # as they are, which it logs.
         network.compile(mode=options.compile_mode, dynamic=False)
-        how += f", compiled ({options.compile_mode})"
-    if plain:
-        _log(f"{name}: {PlainSegmentor.__name__} predicts in the place of its forward, {how}")
-        return PlainSegmentor(prepared, network)
-    _log(f"{name}: its own forward predicts, with backbone and head {how}")
-    prepared.backbone, prepared.sem_seg_head = network, nn.Identity()
-    return prepared.eval()
+    return network
 
 
 def _log(text: str) -> None:

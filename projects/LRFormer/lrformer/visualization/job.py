@@ -3,10 +3,9 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -99,14 +98,17 @@ class DrawJob:
             return source, image, panels
 
     def _predict_all(self, works: Iterable[_Work]) -> Iterator[_Work]:
-        for work in works:
-            if work is not None:
-                source, image, truth = work
-                prediction = self._predict(image, source.name, source.image_id)
-                work = source, image, {"prediction": prediction} | truth
+        requests = self.predictor.requests
+        for work in map_ahead(self._predict, works, requests - 1, requests):
+            if work is not None and self.label_maps:
+                source, _, panels = work
+                self._maps.write(panels["prediction"], source.name, source.image_id)
             yield work
 
-    def _predict(self, image: np.ndarray, name: Path, image_id: Any = None) -> Prediction:
+    def _predict(self, work: _Work) -> _Work:
+        if work is None:
+            return None
+        source, image, truth = work
         if self.task == "sem_seg":  # the class map, without the scores of all classes
             prediction = self.predictor(image)
         else:
@@ -115,9 +117,7 @@ class DrawJob:
                 prediction = prediction.to("cpu")
             else:
                 prediction = prediction[0].cpu().numpy(), prediction[1]
-        if self.label_maps:
-            self._maps.write(prediction, name, image_id)
-        return prediction
+        return source, image, {"prediction": prediction} | truth
 
     def _draw_image(self, work: _Work) -> None:
         if work is not None:
@@ -131,14 +131,16 @@ class DrawJob:
         with self._skipping():
             video = VideoReader(source.path)
             frames = tqdm(video, total=video.num_frames, unit="frame", desc=source.path.name)
-            predicted = (
-                (frame, {"prediction": self._predict(frame, source.name / f"{number:06d}")})
+            works = (
+                (replace(source, name=source.name / f"{number:06d}"), frame, {})
                 for number, frame in enumerate(frames)
             )
+            predicted = self._predict_all(works)
             with write_video(self._picture_of(source), video.fps) as write:
 
-                def draw(frame: tuple[np.ndarray, dict[str, Prediction]]) -> None:
-                    write(draw_picture(*frame, self._metadata, self.style, video=True))
+                def draw(work: _Work) -> None:
+                    _, frame, panels = work
+                    write(draw_picture(frame, panels, self._metadata, self.style, video=True))
 
                 # One thread, so that the frames stay in order.
                 for _ in map_ahead(draw, predicted, workers=1):

@@ -31,7 +31,8 @@ def sine_position_map(
 
 def _sine_table(length: int, channels: int, device: torch.device | str | None) -> Tensor:
     position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
-    position = position / (length + 1e-6) * (2 * math.pi)
+    # By the last position, the length: as a tensor engines take it of any size.
+    position = position / (position[-1:] + 1e-6) * (2 * math.pi)
     exponent = torch.arange(0, channels, 2, dtype=torch.float32, device=device) / channels
     angle = position[:, None] / 10000**exponent
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
