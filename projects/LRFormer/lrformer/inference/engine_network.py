@@ -111,7 +111,8 @@ def _export(network: Network, file: Path, dtype: torch.dtype) -> None:
     height, width = (divisor * torch.export.Dim(name) for name in ("height", "width"))
     sizes = {0: torch.export.Dim("batch"), 2: height, 3: width}
     with torch.inference_mode(False), torch.no_grad():
-        graph = _Graph(exportable(copy.deepcopy(network).cpu()), dtype).eval()
+        engine = "openvino" if file.suffix == ".xml" else "onnxruntime"
+        graph = _Graph(exportable(copy.deepcopy(network).cpu(), engine), dtype).eval()
         images = torch.zeros(2, 3, 2 * unit, 3 * unit)
         program = torch.export.export(graph, (images,), dynamic_shapes={"images": sizes})
         if file.suffix == ".onnx":
