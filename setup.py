@@ -69,8 +69,14 @@ setup(
         "dev": ["packaging>=23", "pytest>=8", "ruff>=0.15"],
         # What tests and tools/bench.py time compare with; without it those are left out.
         "peers": ["transformers>=4.45"],
-        # ONNX files from tools/export.py.
-        "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
+        # Files from tools/export.py, of ONNX and OpenVINO; nncf for int8.
+        "export": [
+            "nncf>=3.0",
+            "onnx>=1.23",
+            "onnxscript>=0.7",
+            "onnxruntime>=1.31",
+            "openvino>=2025.0",
+        ],
         # What `tools/bench.py time` can run exported models in, beside ONNX Runtime.
         "openvino": ["openvino>=2025.0"],
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
