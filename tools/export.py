@@ -102,6 +102,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = cli.parse(parser, argv)
     if (args.dtype == "int8") != (args.calibrate is not None):
         parser.error("--dtype int8 and --calibrate NAME need each other")
+    if args.calibrate_images < 1:
+        parser.error(f"--calibrate-images is {args.calibrate_images}, expected at least 1")
     return args
 
 

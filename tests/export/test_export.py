@@ -230,7 +230,7 @@ def test_calibration_images(make_cfg, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: no image"):
         calibration_images(make_cfg(), str(tmp_path / "empty"), 3)
-    with pytest.raises(ValueError, match="no dataset named 'nowhere'"):
+    with pytest.raises(ValueError, match="nowhere is neither a folder"):
         calibration_images(make_cfg(), "nowhere", 3)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from torch import Tensor
 
 from ..data import load_dataset
@@ -18,21 +19,23 @@ def calibration_images(cfg: CfgNode, source: str, count: int) -> list[Tensor]:
     Args:
         cfg: says how images are prepared.
         source: name of a registered dataset, or a folder of images.
-        count: how many, at most.
+        count: how many, at most; 1 or more.
 
     Returns:
         3xHxW uint8 tensors.
 
     Raises:
-        ValueError: there is no such dataset or folder, there is no image, or one cannot be read.
+        ValueError: there is no such dataset or folder, no image in it, or one cannot be read.
     """
     if Path(source).is_dir():
         files = sorted(x for x in Path(source).rglob("*") if x.suffix.lower() in IMAGE_SUFFIXES)
         records = [{"file_name": str(file)} for file in files]
-    else:
+    elif source in DatasetCatalog:
         records = load_dataset(source)
-    if not records or count < 1:
-        raise ValueError(f"{source}: no image to calibrate on, of {len(records)} there {count}")
+    else:
+        raise ValueError(f"{source} is neither a folder of images nor a registered dataset")
+    if not records:
+        raise ValueError(f"{source}: no image to calibrate on")
     step = -(-len(records) // count)
     mapper = build_mapper(cfg, is_train=False)
     return [mapper(record)["image"] for record in records[::step]]
