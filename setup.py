@@ -77,7 +77,7 @@ setup(
         "peers": ["transformers>=4.45"],
         # TEST.RUNTIME.ENGINE, and the files of tools/export.py for these engines.
         **ENGINES,
-        "export": sorted(chain(*ENGINES.values())),
+        "export": ["nncf>=3.0", *chain(*ENGINES.values())],  # nncf: int8 for OpenVINO
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
         "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },

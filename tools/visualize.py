@@ -9,7 +9,8 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from lrformer import Predictor, cli
-from lrformer.inference import predicted_tasks
+from lrformer.inference import load_exported, predicted_tasks
+from lrformer.inference.exported import SUFFIXES
 from lrformer.modeling.build import inference_cfg, load_model
 from lrformer.ops.host_memory import keep_freed_memory
 from lrformer.precision import NAMES
@@ -21,7 +22,9 @@ examples:
       --input street.jpg photos/ "more/*.png" drive.mp4 --output drawn
   visualize.py --config-file camvid/lrformer_t.yaml --weights output/camvid/model_best.pth \
       --dataset camvid_sem_seg_test --limit 20 --ground-truth --side-by-side --output drawn
+  visualize.py --weights model.onnx --input street.jpg --output drawn
 
+Files of export.py (.onnx, .xml, .pt2) need no config and run on the CPU unless --device says where.
 Of what the model predicts, the first of panoptic, instance and semantic is drawn; --task chooses
 another. What LRFormer+ predicts is set by SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON of
 MODEL.MASK_FORMER.TEST.
@@ -44,7 +47,10 @@ def _draw(args: argparse.Namespace) -> int:
     style = Style(**{field.name: getattr(args, field.name) for field in fields(Style)})
     opts = args.opts + (["TEST.RUNTIME.DTYPE", args.dtype] if args.dtype else [])
     opts += ["TEST.RUNTIME.COMPILE", True] if args.compile else []
-    cfg = inference_cfg(args.config_file, args.weights, args.device, opts)
+    if args.config_file is None:
+        cfg, model = load_exported(args.weights, args.device, opts)
+    else:
+        cfg, model = inference_cfg(args.config_file, args.weights, args.device, opts), None
     predicted = predicted_tasks(cfg) or ("sem_seg",)
     task = _TASKS.get(args.task) or next(task for task in _TASKS.values() if task in predicted)
 
@@ -65,7 +71,7 @@ def _draw(args: argparse.Namespace) -> int:
 
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
-    predictor = Predictor(cfg, load_model(cfg))
+    predictor = Predictor(cfg, model or load_model(cfg))
     job = DrawJob(predictor, args.output, task, style, f".{args.format}", args.label_maps)
     unread = job.run(sources)
     drawn = len(sources) - len(unread)
@@ -78,7 +84,7 @@ def _draw(args: argparse.Namespace) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__, _EPILOG)
     model = parser.add_argument_group("model")
-    cli.add_model_options(model)
+    cli.add_model_options(model, config_required=False)
     model.add_argument(
         "--dtype", choices=NAMES, help="to compute in; default: TEST.RUNTIME.DTYPE of the config"
     )
@@ -121,6 +127,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = cli.parse(parser, argv)
     if not args.weights and "MODEL.WEIGHTS" not in args.opts[::2]:
         parser.error("no weights: give --weights FILE; an untrained model's predictions are random")
+    if not args.config_file and Path(args.weights or "").suffix not in SUFFIXES:
+        parser.error("--config-file is required, but for weights that export.py wrote")
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit is {args.limit}, expected at least 1")
     if args.output.exists() and not args.output.is_dir():

@@ -44,10 +44,13 @@ def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
     )
 
 
-def add_model_options(group, weights: bool = True) -> None:
+def add_model_options(group, weights: bool = True, config_required: bool = True) -> None:
     """``--config-file``, ``--weights`` and ``--device``, to a parser or a group of its options."""
     group.add_argument(
-        "--config-file", required=True, metavar="FILE", help="a path, or one below configs/"
+        "--config-file",
+        required=config_required,
+        metavar="FILE",
+        help="a path, or one below configs/",
     )
     if weights:
         group.add_argument("--weights", metavar="FILE", help="checkpoint; default: MODEL.WEIGHTS")

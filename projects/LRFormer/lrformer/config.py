@@ -32,11 +32,12 @@ class ConfigError(ValueError):
     """A config file or an override that cannot be used; the message is one line."""
 
 
-def load_cfg(config_file: str | Path, opts: Sequence = ()) -> CN:
+def load_cfg(config_file: str | Path | None, opts: Sequence = ()) -> CN:
     """detectron2's defaults, this project's keys, then ``config_file``, then ``opts``; not frozen.
 
     Args:
         config_file: a yaml file, see :func:`find_config`; its ``_BASE_`` files are read first.
+            None: the defaults and ``opts`` alone.
         opts: ``[key, value, key, value, ...]`` as on the command line.
 
     Raises:
@@ -44,7 +45,7 @@ def load_cfg(config_file: str | Path, opts: Sequence = ()) -> CN:
         ConfigError: it is no valid yaml, or it or ``opts`` has an unknown key or a value of another
             type.
     """
-    path = find_config(config_file)
+    path = None if config_file is None else find_config(config_file)
     opts = [str(opt) if isinstance(opt, Path) else opt for opt in opts]
     if len(opts) % 2:
         raise ConfigError(
@@ -53,7 +54,8 @@ def load_cfg(config_file: str | Path, opts: Sequence = ()) -> CN:
         )
     cfg = add_lrformer_config(get_cfg())
     try:
-        cfg.merge_from_file(str(path))
+        if path is not None:
+            cfg.merge_from_file(str(path))
         cfg.merge_from_list(opts)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no valid yaml: {_one_line(error)}") from error
@@ -64,7 +66,8 @@ def load_cfg(config_file: str | Path, opts: Sequence = ()) -> CN:
     # What yacs raises for an unknown key and for a value of another type.
     except (KeyError, ValueError, AssertionError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise ConfigError(f"in {path} or the overrides: {_one_line(text)}") from error
+        where = "in the overrides" if path is None else f"in {path} or the overrides"
+        raise ConfigError(f"{where}: {_one_line(text)}") from error
     return cfg
 
 

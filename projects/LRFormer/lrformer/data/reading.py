@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 
 from .tree import DatasetError, some
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
 _EXIF_ORIENTATION = 274
 # What Pillow raises for a file that is missing, no image, cut short or broken inside.
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)

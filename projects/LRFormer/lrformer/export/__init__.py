@@ -1,6 +1,13 @@
-"""Models as files that other programs run: ONNX, and PyTorch's own exported programs."""
+"""Models as files that other programs run: ONNX, OpenVINO, and PyTorch's own exported programs."""
 
-from .onnx import ExportError
-from .write import FORMATS, Check, ExportOptions, export_model
+from .quantize import calibration_images
+from .write import FORMATS, Check, ExportError, ExportOptions, export_model
 
-__all__ = ["FORMATS", "Check", "ExportError", "ExportOptions", "export_model"]
+__all__ = [
+    "FORMATS",
+    "Check",
+    "ExportError",
+    "ExportOptions",
+    "calibration_images",
+    "export_model",
+]

@@ -1,33 +1,26 @@
 """Writing ONNX files."""
 
-import importlib.util
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+from .quantize import quantize_onnx
+
 MIN_OPSET = 18
 OPSET = 20  # the first with GELU, which is one kernel of ONNX Runtime then
 
 
-class ExportError(ValueError):
-    """A model that cannot be exported like this; the message is one line."""
-
-
-def check_packages() -> None:
-    """Raise ExportError where a package that ONNX files are written or run with is missing."""
-    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
-        raise ExportError(
-            f"ONNX needs {' and '.join(missing)}, not installed here: pip install "
-            f"{' '.join(missing)}, or pip install 'lrformer[export]'"
-        )
-
-
 def write_onnx(
-    program: torch.export.ExportedProgram, path: Path, output: str, opset: int = OPSET
+    program: torch.export.ExportedProgram,
+    path: Path,
+    output: str,
+    opset: int = OPSET,
+    metadata: Mapping[str, str] | None = None,
+    calibration: Sequence[Tensor] = (),
 ) -> None:
     """Write a function of one tensor as an ONNX file, whose sizes are dynamic where its own are.
 
@@ -36,11 +29,18 @@ def write_onnx(
         path: the file; weights of more than 2 GB come to lie beside it.
         output: name of the output, of which there is one.
         opset: of ONNX.
+        metadata: texts that the file carries.
+        calibration: images to quantize to int8 with, see :func:`quantize_onnx`; none: do not.
     """
     with _quiet("onnxscript", "onnx_ir", "torch.onnx"):
-        torch.onnx.export(
+        found = torch.onnx.export(
             program, dynamo=True, opset_version=opset, output_names=[output], verbose=False
-        ).save(path)
+        )
+    found.model.metadata_props.update(metadata or {})
+    if calibration:
+        quantize_onnx(found.model_proto, path, calibration)
+    else:
+        found.save(path)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Inference on whole images, windows and augmented images; and the predictor."""
 
+from .exported import ExportedModel, load_exported
 from .predictor import Predictor
 from .runtime import RuntimeOptions, build_inference_model, prepare_for_inference
 from .sliding_window import SlidingWindow
@@ -9,11 +10,13 @@ from .wrapper import ClassMaps
 
 __all__ = [
     "ClassMaps",
+    "ExportedModel",
     "Predictor",
     "RuntimeOptions",
     "SemanticTTA",
     "SlidingWindow",
     "build_inference_model",
+    "load_exported",
     "predicted_tasks",
     "prepare_for_inference",
 ]

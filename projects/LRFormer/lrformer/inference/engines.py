@@ -151,9 +151,7 @@ class _OpenVINO(Session):
         if shape is not None:
             model = model.clone()
             model.reshape({0: list(shape)})
-        elif (
-            self._cache is not None
-        ):  # Of each size it would fill the disk and gain little.
+        elif self._cache is not None:  # Of each size it would fill the disk and gain little.
             config = config | {"CACHE_DIR": str(self._cache)}
         compiled = self._core.compile_model(model, "CPU", config)
         requests: SimpleQueue = SimpleQueue()

@@ -51,19 +51,13 @@ def gives_logits(head: nn.Module) -> bool:
     return stock and type(head).forward is PerPixelHead.forward
 
 
-class PlainSegmentor(nn.Module):
-    """In place of detectron2's ``SemanticSegmentor`` for inference; it can also give class maps.
+class LogitsModel(nn.Module):
+    """A semantic segmentation model that can also give class maps, from logits at a stride.
 
-    Of ``model`` normalisation and the head's stride are used; ``network`` gives the head's logits.
+    A subclass sets ``stride`` and says where the logits come from (:meth:`_logits`).
     """
 
-    def __init__(self, model: nn.Module, network: nn.Module):
-        super().__init__()
-        self.network = network
-        self.stride = model.sem_seg_head.common_stride
-        self.register_buffer("pixel_mean", model.pixel_mean, persistent=False)
-        self.register_buffer("pixel_std", model.pixel_std, persistent=False)
-        self.eval()
+    stride: int
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
@@ -83,6 +77,29 @@ class PlainSegmentor(nn.Module):
 
     def _logits(self, batched_inputs: list[dict]) -> list[tuple[Tensor, Size, dict]]:
         """Of each image the logits, its size in the network and its input."""
+        raise NotImplementedError
+
+    def _enlarge(self, logits: Tensor) -> Tensor:
+        # Contiguous: in channels-last memory the crop that follows would be slow to resize.
+        size = [side * self.stride for side in logits.shape[-2:]]
+        return resize(logits[None].contiguous(), size)[0]
+
+
+class PlainSegmentor(LogitsModel):
+    """In place of detectron2's ``SemanticSegmentor`` for inference; it can also give class maps.
+
+    Of ``model`` normalisation and the head's stride are used; ``network`` gives the head's logits.
+    """
+
+    def __init__(self, model: nn.Module, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.stride = model.sem_seg_head.common_stride
+        self.register_buffer("pixel_mean", model.pixel_mean, persistent=False)
+        self.register_buffer("pixel_std", model.pixel_std, persistent=False)
+        self.eval()
+
+    def _logits(self, batched_inputs: list[dict]) -> list[tuple[Tensor, Size, dict]]:
         images = [x["image"].to(self.pixel_mean.device) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         constraints = self.network.padding_constraints
@@ -90,11 +107,6 @@ class PlainSegmentor(nn.Module):
         images = ImageList.from_tensors(images, self.network.size_divisibility, **options)
         sizes = [tuple(map(int, size)) for size in images.image_sizes]
         return list(zip(self.network(images.tensor), sizes, batched_inputs, strict=True))
-
-    def _enlarge(self, logits: Tensor) -> Tensor:
-        # Contiguous: in channels-last memory the crop that follows would be slow to resize.
-        size = [side * self.stride for side in logits.shape[-2:]]
-        return resize(logits[None].contiguous(), size)[0]
 
 
 def output_size(x: dict) -> Size:

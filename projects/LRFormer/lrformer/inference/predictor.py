@@ -20,6 +20,7 @@ from lrformer.data.reading import read_image
 from lrformer.modeling.build import inference_cfg, load_model
 
 from .ahead import map_ahead
+from .exported import load_exported
 from .runtime import build_inference_model
 from .tasks import check_task, predicted_tasks
 from .wrapper import ClassMaps
@@ -104,6 +105,16 @@ class Predictor:
         """:func:`lrformer.build_model`, run as the config's ``TEST`` keys say."""
         cfg = inference_cfg(config_file, weights, device, opts)
         return cls(cfg, load_model(cfg))
+
+    @classmethod
+    def from_exported(
+        cls, path: str | Path, device: str | None = None, opts: Sequence = ()
+    ) -> "Predictor":
+        """Of a file of ``tools/export.py``, see :func:`~lrformer.inference.exported.load_exported`.
+
+        It predicts "sem_seg"; a file of classes gives class maps only.
+        """
+        return cls(*load_exported(path, device, opts))
 
     def __call__(self, image: Image) -> np.ndarray:
         """The class of every pixel, H x W int64."""

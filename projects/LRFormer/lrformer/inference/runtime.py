@@ -19,6 +19,7 @@ from ..ops.route import is_stock
 from ..precision import autocast_dtype, check_native
 from .engine_network import EngineNetwork
 from .engines import ENGINES, check_engine
+from .exported import ExportedModel
 from .network import Network, PlainSegmentor, gives_logits
 from .sliding_window import SlidingWindow
 from .tasks import TASK_KEYS, predicted_tasks, tasks_of
@@ -146,6 +147,7 @@ def prepare_for_inference(model: nn.Module, options: RuntimeOptions) -> nn.Modul
 
     - ``SemanticSegmentor`` itself with a :class:`PerPixelHead`: a :class:`PlainSegmentor`;
     - :class:`MaskFormer` itself: its own, with a :class:`Network` as its backbone and head;
+    - :class:`ExportedModel`: its file;
     - any other model, subclasses and models with hooks among them: its own, in float32.
 
     The network is PyTorch's or an engine's (:class:`EngineNetwork`).
@@ -157,6 +159,8 @@ def prepare_for_inference(model: nn.Module, options: RuntimeOptions) -> nn.Modul
     Raises:
         ValueError: an option is not for this machine or model, or the model is in training mode.
     """
+    if isinstance(model, ExportedModel) and not options.compile:
+        return model
     name = type(model).__name__
     plain = is_stock(model, SemanticSegmentor) and gives_logits(model.sem_seg_head)
     if not plain and not is_stock(model, MaskFormer):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..ops.resize import Size
 from .class_map import argmax
-from .network import PlainSegmentor, output_size
+from .network import LogitsModel, output_size
 from .tasks import check_task
 
 
@@ -44,7 +44,7 @@ class SemSegWrapper(nn.Module):
 
 
 class ClassMaps(nn.Module):
-    """A model's class of each pixel; spares :class:`PlainSegmentor` the scores at full size."""
+    """A model's class of each pixel; spares :class:`LogitsModel` the scores at full size."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class ClassMaps(nn.Module):
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
         """One {"sem_seg_classes": height x width int64} an image; errors: as above."""
-        if isinstance(self.model, PlainSegmentor):
+        if isinstance(self.model, LogitsModel):
             maps = self.model.class_maps(batched_inputs)
         else:
             outputs = zip(batched_inputs, self.model(batched_inputs), strict=True)

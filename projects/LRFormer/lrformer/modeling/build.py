@@ -65,11 +65,19 @@ def inference_cfg(
 def load_model(cfg: CfgNode) -> nn.Module:
     """The model of a config with ``MODEL.WEIGHTS`` loaded, on ``MODEL.DEVICE``, in eval mode.
 
+    A file of ``tools/export.py`` is the model itself: an
+    :class:`~lrformer.inference.exported.ExportedModel`.
+
     Raises:
         FileNotFoundError: there is no such weights file.
         WeightsError: it is no file of weights, is refused (``MODEL.WEIGHTS_ALLOW_PICKLE``), or
             holds those of another model.
     """
+    # Not above: the package of inference imports this module.
+    from lrformer.inference.exported import SUFFIXES, open_exported
+
+    if Path(cfg.MODEL.WEIGHTS).suffix in SUFFIXES:
+        return open_exported(cfg)
     if cfg.MODEL.WEIGHTS and comm.is_main_process():  # which other processes have it from
         check_weights_exist(cfg.MODEL.WEIGHTS)
     model = build_from_cfg(cfg).eval()

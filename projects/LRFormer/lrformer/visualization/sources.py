@@ -9,11 +9,17 @@ from typing import Any
 
 from lrformer.data import DatasetError, load_dataset
 from lrformer.data.masks import number_segments, object_mask
-from lrformer.data.reading import check_label, check_map_size, check_size, read_label, read_panoptic
+from lrformer.data.reading import (
+    IMAGE_SUFFIXES,
+    check_label,
+    check_map_size,
+    check_size,
+    read_label,
+    read_panoptic,
+)
 
 from .segments import Prediction, Segment
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 
 # What a model predicts, and where detectron2's records have its ground truth.
