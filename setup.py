@@ -39,7 +39,7 @@ class BuildWithConfigs(build_py):
 
 ENGINES = {
     "openvino": ["openvino>=2025.0"],
-    "onnxruntime": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
+    "onnxruntime": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.23"],
 }
 
 setup(
@@ -72,7 +72,7 @@ setup(
         "tqdm>=4.62",
     ],
     extras_require={
-        "dev": ["packaging>=23", "pytest>=8", "ruff>=0.15"],
+        "dev": ["packaging>=23", "pytest>=8", "ruff>=0.15", *chain(*ENGINES.values())],
         # What tests and tools/bench.py time compare with; without it those are left out.
         "peers": ["transformers>=4.45"],
         # TEST.RUNTIME.ENGINE, and the files of tools/export.py for these engines.

@@ -11,9 +11,9 @@ from torch import Tensor
 
 # The engines, which are called as their packages and our extras, and the files that they run.
 ENGINES = {"openvino": ".xml", "onnxruntime": ".onnx"}
-# OpenVINO compiles a model for a size of batches that has come so often, which takes a second or
-# two and saves up to a sixth of each call; for so many sizes, as each takes the memory of a model.
-REPEATS, FIXED_SIZES = 64, 4
+# OpenVINO compiles a model for a size of batches that has come so often: that takes about two
+# seconds and saves a sixth of each call. For so many sizes, as each takes the memory of a model.
+REPEATS, FIXED_SIZES = 128, 4
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
