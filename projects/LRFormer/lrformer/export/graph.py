@@ -67,7 +67,7 @@ class SegmentationGraph(nn.Module):
         """Of the result in the padded image."""
         if self.result != "logits":
             return 1
-        side = self.divisor
+        side = 2 * self.divisor  # of one there are maps of one pixel, which norms refuse
         image = torch.zeros(1, 3, side, side, device=self.pixel_mean.device)
         return side // self(image).shape[-1]
 
