@@ -1,6 +1,5 @@
 import functools
 import json
-import sys
 from itertools import chain
 from pathlib import Path
 
@@ -8,15 +7,12 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+import deterministic_weights
 from lrformer import load_cfg
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
 SHARED = ROOT.parent / "shared" / "reference" / "keys"
-sys.path.append(str(DATA))
-
-import deterministic_weights  # noqa: E402
-
 TINY = {
     "MODEL.DEVICE": "cpu",
     "MODEL.LRFORMER.EMBED_DIMS": [8, 16, 24, 32],

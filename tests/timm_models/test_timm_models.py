@@ -14,16 +14,13 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch.utils.flop_counter import FlopCounterMode
 
+import deterministic_weights
 import lrformer.timm_models  # noqa: F401 - registers the models
 from lrformer import load_cfg
 from lrformer.layers import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
-sys.path.append(str(DATA))
-
-import deterministic_weights  # noqa: E402
-
 SHORT_NAMES = dict(zip(VARIANTS, ("t", "s", "b", "l", "xl"), strict=True))
 SMALL = {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4)}
 DIMS = [8, 16, 24, 32]

@@ -95,7 +95,8 @@ def add_lrformer_config(cfg: CN) -> CN:
     from .modeling.mask2former.config import add_mask_former_config
 
     _add_weights(cfg)
-    _add_backbone(cfg)
+    _add_lrformer(cfg)
+    _add_mit(cfg)
     _add_head(cfg)
     _add_input(cfg)
     _add_solver(cfg)
@@ -111,7 +112,7 @@ def _add_weights(cfg: CN) -> None:
     cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
 
 
-def _add_backbone(cfg: CN) -> None:
+def _add_lrformer(cfg: CN) -> None:
     cfg.MODEL.LRFORMER = CN()
     # One entry a stage, stride 4 to 32. The defaults are LRFormer-T.
     cfg.MODEL.LRFORMER.EMBED_DIMS = [48, 96, 240, 384]
@@ -143,6 +144,22 @@ def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.LRFORMER.ACTIVATION_CHECKPOINTING = False
 
 
+def _add_mit(cfg: CN) -> None:
+    cfg.MODEL.MIT = CN()
+    # SegFormer's encoder; one entry a stage, stride 4 to 32. The defaults are MiT-B0.
+    cfg.MODEL.MIT.EMBED_DIMS = [32, 64, 160, 256]
+    cfg.MODEL.MIT.DEPTHS = [2, 2, 2, 2]
+    cfg.MODEL.MIT.NUM_HEADS = [1, 2, 5, 8]
+    cfg.MODEL.MIT.MLP_RATIOS = [4, 4, 4, 4]
+    # Side of the windows that attention reduces to one key and one value each.
+    cfg.MODEL.MIT.SR_RATIOS = [8, 4, 2, 1]
+    # These four as in MODEL.LRFORMER.
+    cfg.MODEL.MIT.DROP_PATH_RATE = 0.1
+    cfg.MODEL.MIT.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.MIT.FREEZE_AT = 0
+    cfg.MODEL.MIT.ACTIVATION_CHECKPOINTING = False
+
+
 def _add_head(cfg: CN) -> None:
     head = cfg.MODEL.SEM_SEG_HEAD
     # MODEL.SEM_SEG_HEAD.CONVS_DIM (detectron2's key) is the head's width (paper, Tab. 11).
@@ -151,6 +168,9 @@ def _add_head(cfg: CN) -> None:
     head.MLP_RATIO = 4
     head.LAYER_SCALE_INIT = 1e-6
     head.DROPOUT = 0.1  # of whole channels, before the classifier
+    # Loss of the auxiliary classifier (of the coarsest feature but one; for training only) relative
+    # to the head's own; 0 leaves the classifier out.
+    head.AUX_LOSS_WEIGHT = 0.0
 
 
 def _add_input(cfg: CN) -> None:

@@ -1,4 +1,4 @@
-"""The parts of LRFormer in plain PyTorch; nothing here imports detectron2."""
+"""LRFormer and its peers in plain PyTorch; nothing here imports detectron2."""
 
 from .lrformer import (
     VARIANTS,
@@ -11,13 +11,16 @@ from .lrformer import (
     pooled_shape,
     scaled_pyramid,
 )
+from .segformer import MIT_VARIANTS, MiTEncoder
 
 __all__ = [
+    "MIT_VARIANTS",
     "VARIANTS",
     "FeedForward",
     "LRFormerBlock",
     "LRFormerEncoder",
     "LowResolutionSelfAttention",
+    "MiTEncoder",
     "PatchEmbed",
     "Stem",
     "pooled_shape",

@@ -1,3 +1,4 @@
 from .lrformer import LRFormer
+from .mit import MixVisionTransformer
 
-__all__ = ["LRFormer"]
+__all__ = ["LRFormer", "MixVisionTransformer"]

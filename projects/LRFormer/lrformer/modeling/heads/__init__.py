@@ -2,5 +2,6 @@
 
 from .lr_head import LRHead
 from .per_pixel import PerPixelHead
+from .segformer import SegFormerHead
 
-__all__ = ["LRHead", "PerPixelHead"]
+__all__ = ["LRHead", "PerPixelHead", "SegFormerHead"]
