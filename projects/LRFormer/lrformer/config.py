@@ -97,6 +97,7 @@ def add_lrformer_config(cfg: CN) -> CN:
     _add_weights(cfg)
     _add_lrformer(cfg)
     _add_mit(cfg)
+    _add_rtformer(cfg)
     _add_head(cfg)
     _add_input(cfg)
     _add_solver(cfg)
@@ -158,6 +159,21 @@ def _add_mit(cfg: CN) -> None:
     cfg.MODEL.MIT.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.MIT.FREEZE_AT = 0
     cfg.MODEL.MIT.ACTIVATION_CHECKPOINTING = False
+
+
+def _add_rtformer(cfg: CN) -> None:
+    cfg.MODEL.RTFORMER = CN()
+    # The defaults are RTFormer-Slim; where paper and released models differ, they are the latter's.
+    cfg.MODEL.RTFORMER.WIDTH = 32  # channels of the first layers; others have 2, 4, 8 times as many
+    cfg.MODEL.RTFORMER.POOLED_SIZE = 8  # side of the keys and values of the high branch
+    # Scale of the high branch's attention: its width's (paper) or POOLED_SIZE's (released).
+    cfg.MODEL.RTFORMER.SCALE_BY_WIDTH = False
+    # Which of the two blocks add the high branch to the low one at their end (paper: neither).
+    cfg.MODEL.RTFORMER.INJECTION = [True, False]
+    cfg.MODEL.RTFORMER.DROP_PATH_RATE = 0.1  # stochastic depth of both blocks
+    cfg.MODEL.RTFORMER.NORM = "BN"  # or SyncBN
+    # PyTorch's momentum of all BatchNorms, the head's too: the weight of the newest statistics.
+    cfg.MODEL.RTFORMER.NORM_MOMENTUM = 0.9
 
 
 def _add_head(cfg: CN) -> None:

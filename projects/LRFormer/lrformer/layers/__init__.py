@@ -11,10 +11,12 @@ from .lrformer import (
     pooled_shape,
     scaled_pyramid,
 )
+from .rtformer import RTFORMER_VARIANTS, RTFormerEncoder
 from .segformer import MIT_VARIANTS, MiTEncoder
 
 __all__ = [
     "MIT_VARIANTS",
+    "RTFORMER_VARIANTS",
     "VARIANTS",
     "FeedForward",
     "LRFormerBlock",
@@ -22,6 +24,7 @@ __all__ = [
     "LowResolutionSelfAttention",
     "MiTEncoder",
     "PatchEmbed",
+    "RTFormerEncoder",
     "Stem",
     "pooled_shape",
     "scaled_pyramid",

@@ -64,6 +64,11 @@ def tokens(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
+def to_map(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Nx(HW)xC to NxCxHxW with ``size`` = (H, W), in channels-last memory."""
+    return x.unflatten(1, tuple(size)).permute(0, 3, 1, 2)
+
+
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention of the positions of a map to tokens, with linear projections.
 
@@ -84,8 +89,7 @@ class MultiHeadAttention(nn.Module):
         q, (k, v) = self.q(tokens(x)), self.kv(context).chunk(2, dim=-1)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v)
-        out = self.proj(out.transpose(1, 2).flatten(2))
-        return out.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
+        return to_map(self.proj(out.transpose(1, 2).flatten(2)), x.shape[-2:])
 
 
 class LowResolutionSelfAttention(MultiHeadAttention):

@@ -1,4 +1,5 @@
 from .lrformer import LRFormer
 from .mit import MixVisionTransformer
+from .rtformer import RTFormer
 
-__all__ = ["LRFormer", "MixVisionTransformer"]
+__all__ = ["LRFormer", "MixVisionTransformer", "RTFormer"]

@@ -7,8 +7,8 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from ...layers import LRFormerBlock
-from ...layers.lrformer import init_weights, resize
-from .per_pixel import Norm, PerPixelHead, conv_norm_relu
+from ...layers.lrformer import init_weights
+from .per_pixel import Norm, PerPixelHead, classifier, conv_norm_relu
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -48,7 +48,7 @@ class LRHead(PerPixelHead):
             )
 
         def block() -> LRFormerBlock:
-            return LRFormerBlock(
+            block = LRFormerBlock(
                 channels,
                 num_heads,
                 mlp_ratio=mlp_ratio,
@@ -56,15 +56,13 @@ class LRHead(PerPixelHead):
                 layer_scale_init=layer_scale_init,
                 norm=norm,
             )
+            return block.apply(init_weights)
 
         self.squeeze1 = conv_norm_relu(sum(self.in_dims), channels, 1, norm)
         self.block1 = block()
         self.squeeze2 = conv_norm_relu(channels + self.in_dims[-1], channels, 1, norm)
         self.block2 = block()
-        self.predictor = nn.Conv2d(channels, num_classes, kernel_size=1)
-        for part in (self.squeeze1, self.block1, self.squeeze2, self.block2, self.predictor):
-            part.apply(init_weights)
-        nn.init.normal_(self.predictor.weight, std=0.01)
+        self.predictor = classifier(channels, num_classes)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -79,8 +77,7 @@ class LRHead(PerPixelHead):
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
         """Raw logits, NxKxhxw, at the stride of the finest feature."""
-        first, *others = (features[name] for name in self.in_features)
-        maps = [first, *(resize(x, first.shape[-2:]) for x in others)]
+        maps = self.resized(features)
         x = self.block1(self.squeeze1(torch.cat(maps, dim=1)))
         x = self.block2(self.squeeze2(torch.cat([x, maps[-1]], dim=1)))
         return self.predictor(self.dropout(x))

@@ -16,7 +16,7 @@ Norm = Callable[[int], nn.Module]  # channels to a norm layer for maps
 
 def conv_norm_relu(in_dim: int, dim: int, kernel_size: int, norm: Norm) -> Conv2d:
     """Convolution without bias that keeps the size, norm, ReLU."""
-    return Conv2d(
+    conv = Conv2d(
         in_dim,
         dim,
         kernel_size,
@@ -25,6 +25,16 @@ def conv_norm_relu(in_dim: int, dim: int, kernel_size: int, norm: Norm) -> Conv2
         norm=norm(dim),
         activation=F.relu,
     )
+    init_weights(conv)
+    return conv
+
+
+def classifier(dim: int, num_classes: int) -> nn.Conv2d:
+    """From a map of ``dim`` channels to logits; they start near 0."""
+    conv = nn.Conv2d(dim, num_classes, kernel_size=1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(conv.bias)
+    return conv
 
 
 class PerPixelHead(nn.Module):
@@ -97,25 +107,21 @@ class PerPixelHead(nn.Module):
 
     def auxiliary_head(self, dim: int, num_classes: int, norm: Norm) -> nn.Module:
         """From a map of ``dim`` channels to logits: 3x3 convolution to 256, dropout, classifier."""
-        classifier = nn.Conv2d(256, num_classes, kernel_size=1)
-        head = nn.Sequential(conv_norm_relu(dim, 256, 3, norm), self.dropout, classifier)
-        head.apply(init_weights)
-        nn.init.normal_(classifier.weight, std=0.01)
-        return head
+        conv = conv_norm_relu(dim, 256, 3, norm)
+        return nn.Sequential(conv, self.dropout, classifier(256, num_classes))
+
+    def resized(self, features: dict[str, Tensor]) -> list[Tensor]:
+        """The features, fine to coarse, at the finest one's size."""
+        first, *others = (features[name] for name in self.in_features)
+        return [first, *(resize(x, first.shape[-2:]) for x in others)]
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
         """Raw logits, NxKxhxw, at ``common_stride``, from NxCxhxw maps by name."""
         raise NotImplementedError
 
     def training_layers(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Logits by the name of their loss: "sem_seg" those of :meth:`layers`, and auxiliary ones.
-
-        Theirs may be of another stride.
-        """
-        logits = {"sem_seg": self.layers(features)}
-        if self.auxiliary is not None:
-            logits["aux"] = self.auxiliary(features[self.in_features[-2]])
-        return logits
+        """Logits by the name of their loss: "sem_seg" are those of :meth:`layers`."""
+        return {"sem_seg": self.layers(features)}
 
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
@@ -127,7 +133,10 @@ class PerPixelHead(nn.Module):
             targets: NxHxW int64 labels, in training.
         """
         if self.training:
-            return None, self.losses(self.training_layers(features), targets)
+            logits = self.training_layers(features)
+            if self.auxiliary is not None:
+                logits["aux"] = self.auxiliary(features[self.in_features[-2]])
+            return None, self.losses(logits, targets)
         logits = self.layers(features)
         height, width = logits.shape[-2:]
         return resize(logits, (height * self.common_stride, width * self.common_stride)), {}
@@ -136,7 +145,7 @@ class PerPixelHead(nn.Module):
         """Cross-entropies over the labelled pixels of the batch; 0 where there is none.
 
         Args:
-            logits: of :meth:`training_layers`.
+            logits: NxKxhxw by the name of their loss, at any stride.
             targets: NxHxW int64 labels.
         """
         return {

@@ -6,7 +6,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from ...layers.lrformer import init_weights, resize
+from ...layers.lrformer import resize
 from .per_pixel import Norm, PerPixelHead, conv_norm_relu
 
 
@@ -36,7 +36,6 @@ class SegFormerHead(PerPixelHead):
         self.linears = nn.ModuleList(nn.Conv2d(dim, channels, 1) for dim in self.in_dims)
         self.fuse = conv_norm_relu(len(self.in_dims) * channels, channels, 1, norm)
         self.predictor = nn.Conv2d(channels, num_classes, kernel_size=1)
-        init_weights(self.fuse)  # The others keep PyTorch's initialisation, as in the release.
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
         """Raw logits, NxKxhxw, at the stride of the finest feature."""
