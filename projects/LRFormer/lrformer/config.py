@@ -217,6 +217,7 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     cfg.SOLVER.POLY_LR_POWER = 0.9  # for LR_SCHEDULER_NAME "WarmupPolyLR"
+    cfg.SOLVER.POLY_LR_END = 0.0  # share of BASE_LR that it decays to
     # Data type of SOLVER.AMP.ENABLED: "bfloat16", "float16", or "auto": bfloat16 where the device
     # computes in it, else float16 on a GPU and float32 on a CPU.
     cfg.SOLVER.AMP.DTYPE = "auto"

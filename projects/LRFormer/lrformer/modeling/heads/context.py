@@ -4,8 +4,6 @@ They expect fine features of many channels: what they take is resized to the fin
 and concatenated. Parameters have the names in common use, but for classifiers (``predictor``).
 """
 
-from abc import abstractmethod
-
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -39,13 +37,13 @@ class ContextHead(PerPixelHead):
         self.build(sum(self.in_dims), channels, num_classes, norm)
         self.predictor = classifier(channels, num_classes)
 
-    @abstractmethod
     def build(self, dim: int, channels: int, num_classes: int, norm: Norm) -> None:
         """Make the layers from ``dim`` channels, those of all features, to ``channels``."""
+        raise NotImplementedError
 
-    @abstractmethod
     def context(self, features: dict[str, Tensor]) -> Tensor:
         """What the classifier takes, at the stride of the finest feature."""
+        raise NotImplementedError
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
         """Raw logits, NxKxhxw, at the stride of the finest feature."""
