@@ -31,10 +31,21 @@ _SMALL = {
 }
 
 
+# Names of configs/models, and what makes those small that are no LRFormer.
+_MIT = {"MODEL.MIT.EMBED_DIMS": [8, 16, 40, 64], "MODEL.MIT.DEPTHS": [1, 1, 1, 1]}
+_ON_MIT = {"MODEL.BACKBONE.NAME": "MixVisionTransformer", **_MIT}
+_PEERS = {
+    "segformer_b0": _MIT,
+    "rtformer_slim": {"MODEL.RTFORMER.WIDTH": 8},
+    **{f"lrformer_s_{head}": _ON_MIT for head in ("ppm", "da", "cc", "ocr")},
+}
+
+
 @pytest.fixture
 def build(tiny_opts):
-    def make(plus=False, **keys):
-        name = "models/lrformer_plus_t.yaml" if plus else "models/lrformer_t.yaml"
+    def make(plus=False, peer=None, **keys):
+        name = f"models/{peer or ('lrformer_plus_t' if plus else 'lrformer_t')}.yaml"
+        keys = _PEERS.get(peer, {}) | keys
         torch.manual_seed(0)
         values = tiny_opts | _KEYS | keys
         model = build_model(load_cfg(name, list(chain(*values.items())))).eval()
@@ -95,6 +106,17 @@ def test_pt2_of_classes_at_other_sizes(build, tmp_path):
         assert (found == scores(model, image).argmax(0)).float().mean() > 0.999
 
 
+@pytest.mark.parametrize("peer", _PEERS)
+def test_the_graph_of_peers_is_the_model(build, peer):
+    model = build(peer=peer)
+    graph = SegmentationGraph(model, 32, torch.float32, class_map=False)
+    for size in ((33, 160), (290, 129)):
+        image = random_image(*size)
+        with torch.no_grad():
+            found = graph(image[None])[0]
+        assert relative_error(found, scores(model, image)) < 1e-5
+
+
 @pytest.mark.slow
 def test_detectron2s_own_segmentor(tiny_opts, tmp_path):
     stages = [2, 3, 4, 5]
@@ -112,12 +134,12 @@ def test_detectron2s_own_segmentor(tiny_opts, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plus", [False, True])
-def test_onnx_at_other_sizes(build, tmp_path, plus):
+@pytest.mark.parametrize("options", [{}, {"plus": True}, *({"peer": peer} for peer in _PEERS)])
+def test_onnx_at_other_sizes(build, tmp_path, options):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    model, path = build(plus), tmp_path / "model.onnx"
+    model, path = build(**options), tmp_path / "model.onnx"
     checks = export_model(model, path)
     assert all(check.error < 1e-4 for check in checks) and len(checks) == 2
 
