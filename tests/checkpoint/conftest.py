@@ -1,6 +1,5 @@
 import functools
 import json
-import sys
 from itertools import chain
 from pathlib import Path
 
@@ -8,15 +7,12 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+import deterministic_weights
 from lrformer import load_cfg
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
 SHARED = ROOT.parent / "shared" / "reference" / "keys"
-sys.path.append(str(DATA))
-
-import deterministic_weights  # noqa: E402
-
 TINY = {
     "MODEL.DEVICE": "cpu",
     "MODEL.LRFORMER.EMBED_DIMS": [8, 16, 24, 32],
@@ -53,17 +49,22 @@ def build_variant():
 
 
 @pytest.fixture(scope="session")
-def keys_of():
-    """Reads a released model's shapes by name, "t" or "t_plus"; skips where they are not here."""
+def keys_named():
+    """Reads a released model's shapes by name, "lrformer_t"; skips where they are not here."""
 
-    def read(variant):
-        name = f"lrformer_{variant}.json"
-        for file in (DATA / name, SHARED / name):
+    def read(model):
+        for file in (DATA / f"{model}.json", SHARED / f"{model}.json"):
             if file.exists():
                 return json.loads(file.read_text())
-        pytest.skip(f"{name} is not shipped with the project")
+        pytest.skip(f"{model}.json is not shipped with the project")
 
     return read
+
+
+@pytest.fixture(scope="session")
+def keys_of(keys_named):
+    """As ``keys_named``, of LRFormer's, by "t" or "t_plus"."""
+    return lambda variant: keys_named(f"lrformer_{variant}")
 
 
 @pytest.fixture(scope="session")

@@ -182,7 +182,7 @@ def test_other_contents_are_named(tmp_path, content, said):
 def test_a_missing_file_and_a_folder(tmp_path, look):
     with pytest.raises(FileNotFoundError, match="none.pth"):
         look(tmp_path / "none.pth")
-    with pytest.raises(FileNotFoundError, match="is a folder"):
+    with pytest.raises(FileNotFoundError, match="is a folder without model.safetensors"):
         look(tmp_path)
 
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import deterministic_weights
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import deterministic_weights
 from lrformer.checkpoint import LRFormerCheckpointer, from_released
 
 DATA = Path(__file__).parents[1] / "data"

@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
-from lrformer.data import DatasetError, metadata, prepare, prepare_camvid
+from lrformer.data import (
+    DatasetError,
+    metadata,
+    prepare,
+    prepare_camvid,
+    prepare_coco_stuff_10k,
+)
 from lrformer.data.builtin import DATASETS
 from lrformer.data.prepare import prepare_labels
 from lrformer.data.prepare_camvid import split_of
@@ -73,6 +80,32 @@ def test_raw_ids_become_labels(tmp_path, save, expect, dataset, image, raw, made
     expect(dataset, train=1, val=1)
     prepare_labels(dataset, str(tmp_path), workers=1)
     assert read(tmp_path / made.format("val")).tolist() == [expected]
+
+
+def test_coco_stuff_10k(tmp_path, save, expect, capsys):
+    expect("coco_stuff_10k_sem_seg", train=1, test=1)
+    base = tmp_path / "coco/coco_stuff_10k"
+    # COCO's ids: person, stop sign after the first gap, banner, wood, unlabelled.
+    ids = np.uint16([[1, 13, 92, 182, 0]])
+    for split in ("train", "test"):
+        save(base / f"images/{split}1.jpg", np.zeros((1, 5, 3), dtype=np.uint8))
+        (base / "imageLists").mkdir(exist_ok=True)
+        (base / f"imageLists/{split}.txt").write_text(f"{split}1\n")
+    root = ["--root", str(tmp_path), "--workers", "1"]
+    assert prepare_coco_stuff_10k.main("", root) == 2
+    assert "imageLists/train.txt lists files that are missing" in capsys.readouterr().err
+    (base / "annotations").mkdir()
+    for split in ("train", "test"):
+        savemat(base / f"annotations/{split}1.mat", {"S": ids})
+    assert prepare_coco_stuff_10k.main("", root) == 0
+    label = read(base / "annotations_detectron2/test/test1.png")
+    assert label.tolist() == [[0, 11, 80, 170, 255]]
+    assert (base / "images_detectron2/train/train1.jpg").exists()
+
+    savemat(base / "annotations/test1.mat", {"labels": ids})
+    (base / "annotations_detectron2/test/test1.png").unlink()
+    assert prepare_coco_stuff_10k.main("", root) == 2
+    assert "test1.mat: expected a MATLAB file with a matrix S" in capsys.readouterr().err
 
 
 def test_raw_ids_are_those_of_the_publications():

@@ -37,6 +37,16 @@ _SMALL = {
 }
 
 
+# Names of configs/models, and what makes those small that are no LRFormer.
+_MIT = {"MODEL.MIT.EMBED_DIMS": [8, 16, 40, 64], "MODEL.MIT.DEPTHS": [1, 1, 1, 1]}
+_ON_MIT = {"MODEL.BACKBONE.NAME": "MixVisionTransformer", **_MIT}
+_PEERS = {
+    "segformer_b0": _MIT,
+    "rtformer_slim": {"MODEL.RTFORMER.WIDTH": 8},
+    **{f"lrformer_s_{head}": _ON_MIT for head in ("ppm", "da", "cc", "ocr")},
+}
+
+
 _NAMES = ["road", "sky", "car", "person", "pole"]
 _COLORS = [[9 * i, 8 * i, 7 * i] for i in range(5)]
 _DATASET = "export_test"
@@ -50,8 +60,9 @@ def make_cfg(tiny_opts):
         stuff_classes=_NAMES, stuff_colors=_COLORS, thing_dataset_id_to_contiguous_id=things
     )
 
-    def make(plus=False, **keys):
-        name = "models/lrformer_plus_t.yaml" if plus else "models/lrformer_t.yaml"
+    def make(plus=False, peer=None, **keys):
+        name = f"models/{peer or ('lrformer_plus_t' if plus else 'lrformer_t')}.yaml"
+        keys = _PEERS.get(peer, {}) | keys
         dataset = {"DATASETS.TEST": (_DATASET,), "INPUT.MIN_SIZE_TEST": 64}
         return load_cfg(name, list(chain(*(tiny_opts | _KEYS | dataset | keys).items())))
 
@@ -132,11 +143,21 @@ def test_the_model_stays_as_it_is(build, tmp_path):
 _PACKAGES = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".xml": ("openvino",), ".pt2": ()}
 
 
-def export(build, folder, suffix, plus, check_sizes=((64, 100),), calibration=(), **options):
+def export(
+    build,
+    folder,
+    suffix,
+    plus=False,
+    peer=None,
+    check_sizes=((64, 100),),
+    calibration=(),
+    **options,
+):
     """The model, and an exported file of it."""
     for package in (*_PACKAGES[suffix], *(["nncf"] if calibration and suffix == ".xml" else [])):
         pytest.importorskip(package)
-    (cfg, model), path = build(plus, **({} if plus else _SMALL)), folder / f"model{suffix}"
+    small = {} if plus or peer else _SMALL
+    (cfg, model), path = build(plus, peer, **small), folder / f"model{suffix}"
     export_model(cfg, model, path, ExportOptions(**options), check_sizes, calibration)
     return model, path
 
@@ -214,7 +235,7 @@ def test_fewer_bits(build, tmp_path, suffix, dtype):
     images = list(F.interpolate(coarse, (64, 96), mode="bicubic").clamp(0, 255).to(torch.uint8))
     options = {"calibration": images} if dtype == "int8" else {}
     size = [(64, 96)]
-    model, path = export(build, tmp_path, suffix, False, size, dtype=dtype, **options)
+    model, path = export(build, tmp_path, suffix, check_sizes=size, dtype=dtype, **options)
     found = ExportedModel(path)([{"image": images[0]}])[0]["sem_seg"]
     # Not the same, so that a file in float32 does not pass.
     assert 1e-5 < relative_error(found, scores(model, images[0])) < 0.25
@@ -255,6 +276,17 @@ def test_files_that_are_not_ours(build, tmp_path):
         load_model(cfg)
 
 
+@pytest.mark.parametrize("peer", _PEERS)
+def test_the_graph_of_peers_is_the_model(build, peer):
+    _, model = build(peer=peer)
+    graph = SegmentationGraph(model, 32, torch.float32, "scores")
+    for size in ((33, 160), (290, 129)):
+        image = random_image(*size)
+        with torch.no_grad():
+            found = graph(image[None])[0]
+        assert relative_error(found, scores(model, image)) < 1e-5
+
+
 @pytest.mark.slow
 def test_detectron2s_own_segmentor(tiny_opts, tmp_path):
     stages = [2, 3, 4, 5]
@@ -273,9 +305,9 @@ def test_detectron2s_own_segmentor(tiny_opts, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plus", [False, True])
-def test_onnx_as_others_run_it(build, tmp_path, plus):
-    model, path = export(build, tmp_path, ".onnx", plus)
+@pytest.mark.parametrize("options", [{}, {"plus": True}, *({"peer": peer} for peer in _PEERS)])
+def test_onnx_as_others_run_it(build, tmp_path, options):
+    model, path = export(build, tmp_path, ".onnx", **options)
     import onnx
     import onnxruntime
 

@@ -1,7 +1,6 @@
 """The released LRFormer+ layout, by its names and by the outputs of the released model."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+import deterministic_weights
 from bench.counting import count, count_parameters
 from bench.models import build_for_counting
 from lrformer import load_cfg
@@ -17,10 +17,6 @@ from lrformer.checkpoint import LRFormerCheckpointer, from_released, is_released
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
 SHARED = ROOT.parent / "shared" / "reference"
-sys.path.append(str(DATA))
-
-import deterministic_weights  # noqa: E402
-
 VARIANTS = ["t", "s", "b", "l", "xl"]
 
 

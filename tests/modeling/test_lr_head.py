@@ -50,7 +50,7 @@ def test_loss_is_the_mean_over_labelled_pixels():
             for label, column in zip(targets[i, y].tolist(), log_p[i, :, y].T, strict=True):
                 if label != 255:
                     total, count = total - column[label].item(), count + 1
-    assert model.losses(logits, targets)["loss_sem_seg"].item() == pytest.approx(
+    assert model.losses({"sem_seg": logits}, targets)["loss_sem_seg"].item() == pytest.approx(
         2 * total / count, rel=1e-4
     )
 

@@ -14,16 +14,13 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch.utils.flop_counter import FlopCounterMode
 
+import deterministic_weights
 import lrformer.timm_models  # noqa: F401 - registers the models
 from lrformer import load_cfg
 from lrformer.layers import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
-sys.path.append(str(DATA))
-
-import deterministic_weights  # noqa: E402
-
 SHORT_NAMES = dict(zip(VARIANTS, ("t", "s", "b", "l", "xl"), strict=True))
 SMALL = {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4)}
 DIMS = [8, 16, 24, 32]
@@ -188,6 +185,36 @@ def test_torch_export_takes_any_number_of_images():
     exported = torch.export.export(model, (torch.randn(2, 3, 64, 96),), dynamic_shapes=shapes)
     x = torch.randn(5, 3, 64, 96)
     torch.testing.assert_close(exported.module()(x), model(x))
+
+
+PEERS = {
+    "mit_b0": {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 1, 1)},
+    "rtformer_slim": {"width": 8},
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_classify_and_give_features(name):
+    model = timm.create_model(name, num_classes=7, **PEERS[name]).train()
+    scores = model(torch.randn(2, 3, 65, 97))
+    scores.square().mean().backward()
+    assert scores.shape == (2, 7)
+    # RTFormer's last layers of its high branch are for segmentation.
+    unused = [name for name, p in model.named_parameters() if p.grad is None]
+    assert not unused or (name == "rtformer_slim" and all("layer5" in n for n in unused))
+    assert model.get_submodule(model.default_cfg["first_conv"]).weight.shape[1] == 3
+    covered = sum(map(len, group_parameters(model, model.group_matcher()).values()))
+    assert covered == len(list(model.parameters()))
+    backbone = timm.create_model(name, features_only=True, out_indices=(1, 3), **PEERS[name])
+    maps = backbone(torch.randn(1, 3, 64, 96))
+    assert [x.shape[1] for x in maps] == backbone.feature_info.channels()
+    assert [64 // x.shape[2] for x in maps] == backbone.feature_info.reduction() == [8, 32]
+
+
+@pytest.mark.parametrize(("name", "millions"), [("mit_b2", 24.196), ("mit_b5", 81.443)])
+def test_size_of_mit(name, millions):
+    model = timm.create_model(name, num_classes=0, device="meta")
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.001)
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,9 @@ def add_lrformer_config(cfg: CN) -> CN:
     from .modeling.mask2former.config import add_mask_former_config
 
     _add_weights(cfg)
-    _add_backbone(cfg)
+    _add_lrformer(cfg)
+    _add_mit(cfg)
+    _add_rtformer(cfg)
     _add_head(cfg)
     _add_input(cfg)
     _add_solver(cfg)
@@ -114,7 +116,7 @@ def _add_weights(cfg: CN) -> None:
     cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
 
 
-def _add_backbone(cfg: CN) -> None:
+def _add_lrformer(cfg: CN) -> None:
     cfg.MODEL.LRFORMER = CN()
     # One entry a stage, stride 4 to 32. The defaults are LRFormer-T.
     cfg.MODEL.LRFORMER.EMBED_DIMS = [48, 96, 240, 384]
@@ -146,6 +148,37 @@ def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.LRFORMER.ACTIVATION_CHECKPOINTING = False
 
 
+def _add_mit(cfg: CN) -> None:
+    cfg.MODEL.MIT = CN()
+    # SegFormer's encoder; one entry a stage, stride 4 to 32. The defaults are MiT-B0.
+    cfg.MODEL.MIT.EMBED_DIMS = [32, 64, 160, 256]
+    cfg.MODEL.MIT.DEPTHS = [2, 2, 2, 2]
+    cfg.MODEL.MIT.NUM_HEADS = [1, 2, 5, 8]
+    cfg.MODEL.MIT.MLP_RATIOS = [4, 4, 4, 4]
+    # Side of the windows that attention reduces to one key and one value each.
+    cfg.MODEL.MIT.SR_RATIOS = [8, 4, 2, 1]
+    # These four as in MODEL.LRFORMER.
+    cfg.MODEL.MIT.DROP_PATH_RATE = 0.1
+    cfg.MODEL.MIT.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.MIT.FREEZE_AT = 0
+    cfg.MODEL.MIT.ACTIVATION_CHECKPOINTING = False
+
+
+def _add_rtformer(cfg: CN) -> None:
+    cfg.MODEL.RTFORMER = CN()
+    # The defaults are RTFormer-Slim; where paper and released models differ, they are the latter's.
+    cfg.MODEL.RTFORMER.WIDTH = 32  # channels of the first layers; others have 2, 4, 8 times as many
+    cfg.MODEL.RTFORMER.POOLED_SIZE = 8  # side of the keys and values of the high branch
+    # Scale of the high branch's attention: its width's (paper) or POOLED_SIZE's (released).
+    cfg.MODEL.RTFORMER.SCALE_BY_WIDTH = False
+    # Which of the two blocks add the high branch to the low one at their end (paper: neither).
+    cfg.MODEL.RTFORMER.INJECTION = [True, False]
+    cfg.MODEL.RTFORMER.DROP_PATH_RATE = 0.1  # stochastic depth of both blocks
+    cfg.MODEL.RTFORMER.NORM = "BN"  # or SyncBN
+    # PyTorch's momentum of all BatchNorms, the head's too: the weight of the newest statistics.
+    cfg.MODEL.RTFORMER.NORM_MOMENTUM = 0.9
+
+
 def _add_head(cfg: CN) -> None:
     head = cfg.MODEL.SEM_SEG_HEAD
     # MODEL.SEM_SEG_HEAD.CONVS_DIM (detectron2's key) is the head's width (paper, Tab. 11).
@@ -154,6 +187,9 @@ def _add_head(cfg: CN) -> None:
     head.MLP_RATIO = 4
     head.LAYER_SCALE_INIT = 1e-6
     head.DROPOUT = 0.1  # of whole channels, before the classifier
+    # Loss of the auxiliary classifier (of the coarsest feature but one; for training only) relative
+    # to the head's own; 0 leaves the classifier out.
+    head.AUX_LOSS_WEIGHT = 0.0
 
 
 def _add_input(cfg: CN) -> None:
@@ -184,6 +220,7 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     cfg.SOLVER.POLY_LR_POWER = 0.9  # for LR_SCHEDULER_NAME "WarmupPolyLR"
+    cfg.SOLVER.POLY_LR_END = 0.0  # share of BASE_LR that it decays to
     # Data type of SOLVER.AMP.ENABLED: "bfloat16", "float16", or "auto": bfloat16 where the device
     # computes in it, else float16 on a GPU and float32 on a CPU.
     cfg.SOLVER.AMP.DTYPE = "auto"

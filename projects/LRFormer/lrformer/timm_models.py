@@ -1,15 +1,16 @@
-"""LRFormer as timm models for image classification and as plain PyTorch backbones.
+"""LRFormer and its peers as timm models to classify images and as plain PyTorch backbones.
 
-Importing this module registers ``lrformer_tiny``, ``_small``, ``_base``, ``_large`` and ``_xlarge``
-with timm; it needs no detectron2::
+Importing this module registers ``lrformer_tiny``, ``_small``, ``_base``, ``_large`` and
+``_xlarge``, SegFormer's ``mit_b0`` to ``mit_b5``, ``rtformer_slim`` and ``rtformer_base`` with
+timm, which has none of them; it needs no detectron2::
 
     import timm, lrformer.timm_models
     model = timm.create_model("lrformer_tiny", num_classes=10)
     backbone = timm.create_model("lrformer_tiny", features_only=True, pooled_size=16)
 
-The encoder is :class:`lrformer.layers.LRFormerEncoder`, that of the detectron2 backbone, with the
-same parameter names. Between the last stage and the classifier there is only the pooling, as in the
-released ImageNet models.
+The encoders are those of the detectron2 backbones, with the same parameter names. Between the last
+stage and the classifier there is only the pooling, as in the released ImageNet models of LRFormer
+and MiT; RTFormer's paper does not say what its has.
 """
 
 import contextlib
@@ -28,28 +29,35 @@ from timm.models import (
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from .layers import VARIANTS, LRFormerEncoder
+from .layers import (
+    MIT_VARIANTS,
+    RTFORMER_VARIANTS,
+    VARIANTS,
+    LRFormerEncoder,
+    MiTEncoder,
+    RTFormerEncoder,
+)
 from .layers.lrformer import Stage, init_weights
 
 # torch.fx sees a stage as one node: what is inside chooses its way by the size of the map.
 register_notrace_module(Stage)
 
 
-class LRFormerClassifier(LRFormerEncoder):
-    """The encoder, global pooling and a linear classifier, with timm's interface.
+class ImageClassifier:
+    """An encoder, global pooling and a linear classifier, with timm's interface.
+
+    A model is a subclass of this and of its encoder.
 
     Args:
         in_chans: channels of the image.
         num_classes: outputs of the classifier; 0 leaves it out.
         global_pool: timm's name of the pooling before the classifier; "" leaves it out.
         drop_rate: dropout before the classifier.
-        pooled_size: short side m of the map in which attention is computed: 7 for classification at
-            224x224 (paper, section 3.3), 16 for dense prediction.
         device, dtype: of the parameters; PyTorch's defaults where they are None.
-        encoder: further arguments of :class:`lrformer.layers.LRFormerEncoder`.
+        encoder: further arguments of the encoder.
 
     Raises:
-        ValueError: as :class:`lrformer.layers.LRFormerEncoder`.
+        ValueError: as the encoder.
     """
 
     def __init__(
@@ -58,20 +66,19 @@ class LRFormerClassifier(LRFormerEncoder):
         num_classes: int = 1000,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
-        pooled_size: int = 7,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **encoder,
     ):
         with contextlib.nullcontext() if device is None else torch.device(device):
-            super().__init__(in_chans, pooled_size=pooled_size, **encoder)
+            super().__init__(in_chans, **encoder)
         self.in_chans = in_chans
         self.drop_rate = drop_rate
-        self.num_features = self.head_hidden_size = self.embed_dims[-1]
         self.feature_info = [
             {"num_chs": dim, "reduction": 4 << i, "module": f"stages.{i}"}
-            for i, dim in enumerate(self.embed_dims)
+            for i, dim in enumerate(self.embed_dims[:4])
         ]
+        self.num_features = self.head_hidden_size = self.feature_info[-1]["num_chs"]
         self.head_drop = nn.Dropout(drop_rate)
         self.to(dtype=dtype)
         self.reset_classifier(num_classes, global_pool)
@@ -88,7 +95,8 @@ class LRFormerClassifier(LRFormerEncoder):
             return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
         # The embedding runs first in a stage, so it is of one depth with the first block.
         first = (r"^stages\.(\d+)\.(?:embed|pyramid_convs)", (0,))
-        return {"stem": r"^stem", "blocks": [first, (r"^stages\.(\d+)\.blocks\.(\d+)", None)]}
+        blocks = (r"^stages\.(\d+)\.blocks\.(\d+)", None)
+        return {"stem": r"^stem", "blocks": [first, blocks, (r"^stages\.(\d+)\.norm", (99999,))]}
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -98,7 +106,7 @@ class LRFormerClassifier(LRFormerEncoder):
         """A new classifier of ``num_classes`` outputs, and another pooling where one is given."""
         self.num_classes = num_classes
         pool = self.global_pool.pool_type if global_pool is None else global_pool
-        like = self.stem.conv1.weight
+        like = next(self.parameters())
         with like.device:
             self.global_pool, self.head = create_classifier(
                 self.num_features, num_classes, pool_type=pool
@@ -123,8 +131,8 @@ class LRFormerClassifier(LRFormerEncoder):
             ValueError: another output format than "NCHW".
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt is {output_fmt!r}; LRFormer's maps are NCHW")
-        take, last = feature_take_indices(len(self.stages), indices)
+            raise ValueError(f"output_fmt is {output_fmt!r}; the maps are NCHW")
+        take, last = feature_take_indices(len(self.feature_info), indices)
         maps = self.forward_stages(x, last + 1 if stop_early else None)
         wanted = [maps[i] for i in take]
         return wanted if intermediates_only else (maps[-1], wanted)
@@ -143,7 +151,7 @@ class LRFormerClassifier(LRFormerEncoder):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Nx``in_chans``xHxW, normalised, to the last stage's map, of stride 32."""
-        return self.forward_stages(x)[-1]
+        return self.forward_stages(x)[:4][-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last stage's map to Nx``num_classes``; ``pre_logits`` stops before the classifier."""
@@ -154,8 +162,43 @@ class LRFormerClassifier(LRFormerEncoder):
         return self.forward_head(self.forward_features(x))
 
 
+class LRFormerClassifier(ImageClassifier, LRFormerEncoder):
+    """:class:`ImageClassifier` whose attention is computed in maps of a short side of 7.
+
+    That is for classification at 224x224 (paper, section 3.3); for dense prediction it is 16.
+    """
+
+    def __init__(self, *args, pooled_size: int = 7, **kwargs):
+        super().__init__(*args, pooled_size=pooled_size, **kwargs)
+
+
+class MiTClassifier(ImageClassifier, MiTEncoder):
+    """:class:`ImageClassifier` of SegFormer's encoder."""
+
+
+class RTFormerClassifier(ImageClassifier, RTFormerEncoder):
+    """:class:`ImageClassifier` of RTFormer's encoder, whose layers cannot be left out."""
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that group parameters by layer."""
+        layers = [(r"^layer(\d)", None), (r"^compression(\d)", None)]
+        return {"stem": r"^conv1", "blocks": layers}
+
+    def forward_stages(self, x: Tensor, stop: int | None = None) -> list[Tensor]:
+        return super().forward_stages(x)[:4]
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the classifier."""
+        if prune_head:
+            self.reset_classifier(0, "")
+        return feature_take_indices(len(self.feature_info), indices)[0]
+
+
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Names of a weights file as timm reads it, to those of :class:`LRFormerClassifier`.
+    """Names of a weights file as timm reads it, to those of :class:`ImageClassifier`.
 
     It may be one of tools/pretrain_imagenet.py, one of the authors' ImageNet files, or a
     segmentation checkpoint of either, whose head is left out.
@@ -178,29 +221,46 @@ _CFG = {
     "interpolation": "bicubic",
     "mean": IMAGENET_DEFAULT_MEAN,
     "std": IMAGENET_DEFAULT_STD,
-    "first_conv": "stem.conv1",
     "classifier": "head",
     "license": "apache-2.0",
 }
+_MODELS = {
+    variant: (kind, config, first_conv)
+    for kind, variants, first_conv in (
+        (LRFormerClassifier, VARIANTS, "stem.conv1"),
+        (MiTClassifier, MIT_VARIANTS, "stem.proj"),
+        (RTFormerClassifier, RTFORMER_VARIANTS, "conv1.0"),
+    )
+    for variant, config in variants.items()
+}
 # timm finds this by its name when the models below register themselves.
-default_cfgs = generate_default_cfgs({f"{variant}.untrained": _CFG for variant in VARIANTS})
+default_cfgs = generate_default_cfgs(
+    {
+        f"{variant}.untrained": {**_CFG, "first_conv": first_conv}
+        for variant, (_, _, first_conv) in _MODELS.items()
+    }
+)
 
 
-def _register(variant: str):
+def _register(variant: str) -> None:
+    kind, config, _ = _MODELS[variant]
+    features: dict[str, Any] = {"out_indices": (0, 1, 2, 3), "flatten_sequential": True}
+    if kind is RTFormerClassifier:  # whose maps are not its layers' outputs
+        features["feature_cls"] = "getter"
+
     def create(pretrained: bool = False, **kwargs) -> nn.Module:
         return build_model_with_cfg(
-            LRFormerClassifier,
+            kind,
             variant,
             pretrained,
             pretrained_filter_fn=checkpoint_filter_fn,
-            feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
-            **{**VARIANTS[variant], **kwargs},
+            feature_cfg=dict(features),  # timm changes it
+            **{**config, **kwargs},
         )
 
     create.__name__ = variant
-    return register_model(create)
+    globals()[variant] = register_model(create)
 
 
-lrformer_tiny, lrformer_small, lrformer_base, lrformer_large, lrformer_xlarge = map(
-    _register, VARIANTS
-)
+for _variant in _MODELS:
+    _register(_variant)

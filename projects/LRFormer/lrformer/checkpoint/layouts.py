@@ -7,9 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lrformer.layers import VARIANTS
+from lrformer.layers import MIT_VARIANTS, VARIANTS
 
 from .names import from_old_mask2former, from_released, is_released, to_released
+from .peers import from_rtformer, from_segformer
 from .reading import WeightsError
 
 
@@ -21,13 +22,17 @@ class Layout(Enum):
     RELEASED = "a released LRFormer checkpoint (mmsegmentation layout)"
     RELEASED_PLUS = "a released LRFormer+ checkpoint (mmsegmentation layout)"
     RELEASED_IMAGENET = "a released ImageNet backbone"
+    SEGFORMER = "a SegFormer checkpoint"
+    SEGFORMER_IMAGENET = "an ImageNet backbone of SegFormer"
+    RTFORMER = "a released RTFormer checkpoint"
+    RTFORMER_IMAGENET = "a released ImageNet backbone of RTFormer"
     MASK2FORMER = "a detectron2-format Mask2Former checkpoint with another backbone"
     OTHER = "a checkpoint of another project"
 
     @property
     def is_imagenet(self) -> bool:
         """Whether it is a backbone trained to classify images."""
-        return self in (Layout.OURS_IMAGENET, Layout.RELEASED_IMAGENET)
+        return self.name.endswith("IMAGENET")
 
     @property
     def is_ours(self) -> bool:
@@ -36,7 +41,7 @@ class Layout(Enum):
 
     @property
     def is_released(self) -> bool:
-        """Whether the names are the authors'."""
+        """Whether the names are those of LRFormer's authors."""
         return self.name.startswith("RELEASED")
 
 
@@ -60,12 +65,23 @@ def recognise(names: Iterable[str], file: str | Path = "the file") -> Layout:
     def some(*starts: str) -> bool:
         return any(name.startswith(starts) for name in names)
 
+    is_hugging_face = some("segformer.encoder.")
+    is_rtformer = any(name.endswith("layer4.attn_l.k") for name in names)
+    has_head = some("decode_head.", "seghead.")
     is_plus = some("decode_head.pixel_decoder.", "decode_head.transformer_decoder.")
     signs = {
-        Layout.OURS: some("backbone.stem.conv1."),
-        Layout.OURS_IMAGENET: some("stem.conv1.") and some("stages.0.blocks."),
+        Layout.OURS: some(
+            "backbone.stem.conv1.", "backbone.stem.proj.", "backbone.layer4.attn_l.k.weight"
+        ),
+        Layout.OURS_IMAGENET: some("stem.conv1.", "stem.proj.") and some("stages.0.blocks."),
         Layout.RELEASED_PLUS if is_plus else Layout.RELEASED: is_released(names),
         Layout.RELEASED_IMAGENET: some("patch_embed1.conv1."),
+        Layout.SEGFORMER: some("backbone.patch_embed1.proj.", "backbone.layers.0.0.projection.")
+        or (is_hugging_face and has_head),
+        Layout.SEGFORMER_IMAGENET: some("patch_embed1.proj.", "layers.0.0.projection.")
+        or (is_hugging_face and not has_head),
+        Layout.RTFORMER: is_rtformer and has_head,
+        Layout.RTFORMER_IMAGENET: is_rtformer and not has_head,
     }
     found = [layout for layout, is_there in signs.items() if is_there]
     if len(found) > 1:
@@ -83,10 +99,11 @@ def to_ours(weights: Mapping[str, Tensor], file: str | Path = "the file") -> Wei
         WeightsError: see :func:`recognise`.
     """
     layout = recognise(weights, file)
-    tensors, unknown = from_released(weights) if layout.is_released else (dict(weights), [])
+    tensors, unknown = _translated(weights, layout)
     if layout.is_imagenet:
         # No model here has the classifier, which keeps its name.
-        prefixes = {name: "" if name.startswith("head.") else "backbone." for name in tensors}
+        own = ("head.", "backbone.")
+        prefixes = {name: "" if name.startswith(own) else "backbone." for name in tensors}
         tensors = {prefixes[name] + name: tensor for name, tensor in tensors.items()}
     if layout is Layout.MASK2FORMER:
         tensors = {from_old_mask2former(name): tensor for name, tensor in tensors.items()}
@@ -99,35 +116,59 @@ def rename(weights: Mapping[str, Tensor], to: str | None, file: str | Path) -> W
     None keeps the names, of any file.
 
     Raises:
-        WeightsError: these are not LRFormer's weights.
+        WeightsError: there are no such names for these weights.
     """
     layout = recognise(weights, file)
     if to is None or (layout.is_ours if to == "ours" else layout.is_released):
         return Weights(layout, dict(weights))
-    if not (layout.is_ours or layout.is_released):
-        raise WeightsError(
-            f"--layout {to}: {file} is {layout.value} and holds no LRFormer, which alone has names "
-            "of both layouts"
-        )
-    return Weights(layout, *(to_released if layout.is_ours else from_released)(weights))
+    if to == "ours" and layout not in (Layout.MASK2FORMER, Layout.OTHER):
+        return Weights(layout, *_translated(weights, layout))
+    if layout.is_ours and (describe_backbone(to_ours(weights).tensors) or "").count("LRFormer"):
+        return Weights(layout, *to_released(weights))
+    names = "released names" if to == "released" else "names"
+    raise WeightsError(f"--layout {to}: {file} is {layout.value}; no {names} of it are known here")
 
 
-# By the channels of the stages.
+def _translated(weights: Mapping[str, Tensor], layout: Layout) -> tuple[dict, list[str]]:
+    """Our names but for ImageNet files' ``backbone.``, and the names that have no counterpart."""
+    if layout.is_released:
+        return from_released(weights)
+    if layout in (Layout.SEGFORMER, Layout.SEGFORMER_IMAGENET):
+        return from_segformer(weights)
+    if layout in (Layout.RTFORMER, Layout.RTFORMER_IMAGENET):
+        return from_rtformer(weights)
+    return dict(weights), []
+
+
+# By the channels and blocks of the stages.
 _VARIANTS = {
-    variant["embed_dims"]: letter
-    for variant, letter in zip(VARIANTS.values(), ("T", "S", "B", "L", "XL"), strict=True)
+    (variant["embed_dims"], variant["depths"]): name
+    for variants, names in (
+        (VARIANTS, [f"LRFormer-{letter}" for letter in ("T", "S", "B", "L", "XL")]),
+        (MIT_VARIANTS, [f"MiT-B{number}" for number in range(6)]),
+    )
+    for variant, name in zip(variants.values(), names, strict=True)
 }
 
 
 def describe_backbone(tensors: Mapping[str, Tensor]) -> str | None:
-    """Which LRFormer these weights (our name -> tensor) have, in words; None: none."""
-    embeddings = ["backbone.stem.conv4.weight"]
-    embeddings += [f"backbone.stages.{i}.embed.proj.weight" for i in (1, 2, 3)]
-    if embeddings[0] not in tensors:
+    """Which LRFormer, MiT or RTFormer these weights (our name -> tensor) have; None: none."""
+    if (first := tensors.get("backbone.conv1.0.weight")) is not None:
+        name = {32: "RTFormer-Slim", 64: "RTFormer-Base"}.get(len(first), "an RTFormer")
+        return f"{name} ({len(first)} channels)"
+    stems = ("backbone.stem.conv4.weight", "backbone.stem.proj.weight")
+    embeddings = [name for name in stems if name in tensors]
+    if not embeddings:
         return None
+    embeddings += [f"backbone.stages.{i}.embed.proj.weight" for i in (1, 2, 3)]
     channels = tuple(len(tensors[name]) if name in tensors else 0 for name in embeddings)
     parts = [name.split(".") for name in tensors if name.startswith("backbone.stages.")]
     blocks = {(part[2], part[4]) for part in parts if part[3] == "blocks"}
-    depths = ", ".join(str(sum(stage == n for stage, _ in blocks)) for n in "0123")
-    name = f"LRFormer-{_VARIANTS[channels]}" if channels in _VARIANTS else "an LRFormer"
-    return f"{name} (channels {', '.join(map(str, channels))}; blocks {depths})"
+    depths = tuple(sum(stage == n for stage, _ in blocks) for n in "0123")
+    kind = "an LRFormer" if embeddings[0] == stems[0] else "a MiT"
+    name = _VARIANTS.get((channels, depths), kind)
+    return f"{name} (channels {_list(channels)}; blocks {_list(depths)})"
+
+
+def _list(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))

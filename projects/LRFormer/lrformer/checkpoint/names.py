@@ -102,7 +102,7 @@ def _pairs() -> Iterator[tuple[str, str]]:
         yield from ((released + a, ours + b) for a, b in table.items())
 
 
-class _Translation:
+class Translation:
     """New names for old ones; None where none of the pairs fits."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]]):
@@ -120,8 +120,8 @@ class _Translation:
         return None
 
 
-_to_ours = _Translation(_pairs())
-_to_released = _Translation((ours, released) for released, ours in _pairs())
+_to_ours = Translation(_pairs())
+_to_released = Translation((ours, released) for released, ours in _pairs())
 
 # A 1x1 convolution in the released head, a linear layer here.
 _HEAD_QUERY = re.compile(r"(decode_head\.fuse_|sem_seg_head\.)block\d\.attn\.q\.weight")

@@ -21,6 +21,12 @@ _ZIP = b"PK\x03\x04"
 # The first object of files that torch.save wrote before PyTorch 1.6.
 _LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
+# In Paddle's files, beside the arrays: names that its programs have for them.
+_PADDLE_NAMES = "StructuredToParameterName@@"
+
+# In this order, in the folders of Hugging Face's models.
+_HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")
+
 # How files begin that are downloaded or named by mistake.
 _OTHER_KINDS = {
     b"version https://git-lfs": "a git-LFS pointer, not the file itself; fetch it: git lfs pull",
@@ -43,23 +49,27 @@ class FileContents:
 
 
 def check_weights_exist(path_or_url: str | Path) -> None:
-    """Raise FileNotFoundError where this is a path at which there is no file."""
-    if "://" in str(path_or_url) or Path(path_or_url).is_file():
-        return
-    is_folder = " (it is a folder)" if Path(path_or_url).is_dir() else ""
-    raise FileNotFoundError(
-        f"there is no file of weights {path_or_url}{is_folder} (looked from {Path.cwd()})"
-    )
+    """Raise FileNotFoundError where this is a path for which :func:`find_file` finds no file."""
+    if "://" not in str(path_or_url):
+        find_file(path_or_url)
 
 
 def find_file(path_or_url: str | Path) -> Path:
     """The local file of a path, or of a URL, which is downloaded into iopath's cache.
 
+    A folder of a Hugging Face model stands for the file of weights in it.
+
     Raises FileNotFoundError where there is no such file, WeightsError where the download fails.
     """
-    check_weights_exist(path_or_url)
     if "://" not in str(path_or_url):
-        return Path(path_or_url)
+        path = Path(path_or_url)
+        for file in (path, *(path / name for name in _HUGGING_FACE)):
+            if file.is_file():
+                return file
+        is_folder = f" (it is a folder without {' or '.join(_HUGGING_FACE)})" * path.is_dir()
+        raise FileNotFoundError(
+            f"there is no file of weights {path_or_url}{is_folder} (looked from {Path.cwd()})"
+        )
     # Not above: files can be read without detectron2.
     from detectron2.utils.file_io import PathManager
 
@@ -169,6 +179,8 @@ def _tensors(weights: Mapping, path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} holds no tensors")
     tensors = {}
     for name, value in weights.items():
+        if name == _PADDLE_NAMES:
+            continue
         if isinstance(value, np.ndarray | np.generic):
             with contextlib.suppress(TypeError):  # of texts and objects
                 value = torch.from_numpy(np.asarray(value))

@@ -75,7 +75,7 @@ def check(fit: Fit, model: Mapping[str, Tensor], weights: Weights, file: str) ->
     raise WeightsError(
         f"{file} is {weights.layout.value} and holds "
         f"{held or summary([*weights.tensors, *weights.unknown])}; the model's backbone is "
-        f"{here or 'no LRFormer'}. {len(matched)} of its {len(wanted)} parameters fit, and "
+        f"{here or 'of another kind'}. {len(matched)} of its {len(wanted)} parameters fit, and "
         f"{len(fit.loaded)} of the model's {fit.total}: {advice}"
     )
 

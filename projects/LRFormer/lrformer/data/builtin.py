@@ -75,6 +75,15 @@ DATASETS = {
         counts={"train": 118287, "val": 5000},
         raw=RawLabels("coco/stuffthingmaps/{}", ".png", metadata.COCO_STUFF_RAW_IDS),
     ),
+    "coco_stuff_10k_sem_seg": KnownDataset(
+        images="coco/coco_stuff_10k/images_detectron2/{}",
+        labels="coco/coco_stuff_10k/annotations_detectron2/{}",
+        splits={"train": ("train",), "test": ("test",)},
+        prepare="python datasets/prepare_coco_stuff_10k.py",
+        colors=metadata.COCO_STUFF_COLORS,
+        classes=metadata.COCO_STUFF_CLASSES,
+        counts={"train": 9000, "test": 1000},
+    ),
     "camvid_sem_seg": KnownDataset(
         images="camvid/images/{}",
         labels="camvid/annotations/{}",

@@ -135,7 +135,7 @@ def _clip_full_model(
 
 
 class WarmupPoly(ParamScheduler):
-    """Warm-up to the full learning rate, then polynomial decay from there to 0.
+    """Warm-up to the full learning rate, then polynomial decay from there to the end's share of it.
 
     The decay starts where the warm-up ends, as in the released recipes. detectron2's DeepLab starts
     it at iteration 0 and multiplies both, which differs while and a little after warming up.
@@ -147,6 +147,7 @@ class WarmupPoly(ParamScheduler):
         *,
         max_iter: int,
         power: float,
+        end: float = 0.0,
         warmup_iters: int = 0,
         warmup_factor: float = 1e-6,
         warmup_method: str = "linear",
@@ -155,6 +156,7 @@ class WarmupPoly(ParamScheduler):
         Args:
             max_iter: iterations of the training.
             power: exponent of the decay; 1 is linear.
+            end: share of the learning rate to decay to.
             warmup_iters: iterations of warming up.
             warmup_factor: share of the learning rate to start from.
             warmup_method: "linear", or "constant" at ``warmup_factor``.
@@ -167,6 +169,7 @@ class WarmupPoly(ParamScheduler):
                 f"SOLVER.WARMUP_METHOD is {warmup_method!r}; expected linear or constant"
             )
         self.power = power
+        self.end = end
         self.warmup = warmup_iters / max_iter
         self.warmup_factor = warmup_factor
         self.warmup_method = warmup_method
@@ -178,8 +181,9 @@ class WarmupPoly(ParamScheduler):
                 return self.warmup_factor
             return self.warmup_factor + (1 - self.warmup_factor) * where / self.warmup
         if where >= 1:
-            return 0.0
-        return (1 - (where - self.warmup) / (1 - self.warmup)) ** self.power
+            return self.end
+        left = (1 - (where - self.warmup) / (1 - self.warmup)) ** self.power
+        return self.end + (1 - self.end) * left
 
 
 def build_lr_scheduler(
@@ -209,6 +213,7 @@ def build_lr_scheduler(
     schedule = WarmupPoly(
         max_iter=solver.MAX_ITER,
         power=solver.POLY_LR_POWER,
+        end=solver.POLY_LR_END,
         warmup_iters=solver.WARMUP_ITERS,
         warmup_factor=solver.WARMUP_FACTOR,
         warmup_method=solver.WARMUP_METHOD,

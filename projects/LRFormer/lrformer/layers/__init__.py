@@ -1,4 +1,4 @@
-"""The parts of LRFormer in plain PyTorch; nothing here imports detectron2."""
+"""LRFormer and its peers in plain PyTorch; nothing here imports detectron2."""
 
 from .lrformer import (
     VARIANTS,
@@ -11,14 +11,20 @@ from .lrformer import (
     pooled_shape,
     scaled_pyramid,
 )
+from .rtformer import RTFORMER_VARIANTS, RTFormerEncoder
+from .segformer import MIT_VARIANTS, MiTEncoder
 
 __all__ = [
+    "MIT_VARIANTS",
+    "RTFORMER_VARIANTS",
     "VARIANTS",
     "FeedForward",
     "LRFormerBlock",
     "LRFormerEncoder",
     "LowResolutionSelfAttention",
+    "MiTEncoder",
     "PatchEmbed",
+    "RTFormerEncoder",
     "Stem",
     "pooled_shape",
     "scaled_pyramid",

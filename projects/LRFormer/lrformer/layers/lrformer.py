@@ -64,7 +64,35 @@ def tokens(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-class LowResolutionSelfAttention(nn.Module):
+def to_map(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Nx(HW)xC to NxCxHxW with ``size`` = (H, W), in channels-last memory."""
+    return x.unflatten(1, tuple(size)).permute(0, 3, 1, 2)
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention of the positions of a map to tokens, with linear projections.
+
+    Args:
+        dim: channels, divisible by ``num_heads``.
+        num_heads: attention heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """NxCxHxW queries and NxTxC keys and values to NxCxHxW, in channels-last memory."""
+        q, (k, v) = self.q(tokens(x)), self.kv(context).chunk(2, dim=-1)
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return to_map(self.proj(out.transpose(1, 2).flatten(2)), x.shape[-2:])
+
+
+class LowResolutionSelfAttention(MultiHeadAttention):
     """Self-attention whose queries, keys and values live on pooled maps of a fixed size.
 
     Queries are the map pooled to a short side of ``pooled_size``; keys and values come from a
@@ -84,12 +112,8 @@ class LowResolutionSelfAttention(nn.Module):
         pooled_size: int = 16,
         pyramid_sizes: Sequence[int] = (11, 8, 6, 4),
     ):
-        super().__init__()
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads)
         self.pool = PyramidPool([pooled_size, *scaled_pyramid(pyramid_sizes, pooled_size)])
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, pyramid_convs: Sequence[nn.Module] | None = None) -> Tensor:
@@ -107,12 +131,7 @@ class LowResolutionSelfAttention(nn.Module):
         if pyramid_convs is not None:
             levels = [p + conv(p) for p, conv in zip(levels, pyramid_convs, strict=True)]
         context = self.norm(torch.cat([tokens(p) for p in levels], dim=1))
-
-        q, (k, v) = self.q(tokens(pooled)), self.kv(context).chunk(2, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v)
-        out = self.proj(out.transpose(1, 2).flatten(2))
-        return out.unflatten(1, pooled.shape[-2:]).permute(0, 3, 1, 2)
+        return super().forward(pooled, context)
 
 
 def conv3x3(in_dim: int, dim: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -229,39 +248,85 @@ class Stem(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Overlapping patch embedding between stages: 3x3 convolution of stride 2, LayerNorm."""
+    """Overlapping patch embedding: strided convolution, LayerNorm of ``eps``."""
 
-    def __init__(self, in_dim: int, dim: int):
+    def __init__(
+        self, in_dim: int, dim: int, kernel_size: int = 3, stride: int = 2, eps: float = 1e-6
+    ):
         super().__init__()
-        self.proj = conv3x3(in_dim, dim, 2)
-        self.norm = LayerNorm2d(dim)
+        self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride, padding=kernel_size // 2)
+        self.norm = LayerNorm2d(dim, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Nx``in_dim``xHxW to Nx``dim``xceil(H/2)xceil(W/2)."""
+        """Nx``in_dim``xHxW to Nx``dim``xceil(H/stride)xceil(W/stride)."""
         return self.norm(self.proj(x))
 
 
 class Stage(nn.Module):
-    """Patch embedding (but in the first stage), then blocks that share pyramid convolutions."""
+    """Patch embedding (but in the first stage), blocks, and a norm where there is one.
 
-    def __init__(self, embed: nn.Module, blocks: Sequence[LRFormerBlock], dim: int, levels: int):
+    Args:
+        embed, blocks, norm: the parts, in their order.
+        pyramid_convs: what blocks take beside the map; None: nothing.
+    """
+
+    def __init__(
+        self,
+        embed: nn.Module,
+        blocks: Sequence[nn.Module],
+        pyramid_convs: Sequence[nn.Module] | None = None,
+        norm: nn.Module | None = None,
+    ):
         super().__init__()
         self.embed = embed
-        self.pyramid_convs = nn.ModuleList(depthwise_conv(dim) for _ in range(levels))
+        self.pyramid_convs = None if pyramid_convs is None else nn.ModuleList(pyramid_convs)
         self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
         self.activation_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
+        shared = () if self.pyramid_convs is None else (self.pyramid_convs,)
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, self.pyramid_convs, use_reentrant=False)
+                x = checkpoint(block, x, *shared, use_reentrant=False)
             else:
-                x = block(x, self.pyramid_convs)
-        return x
+                x = block(x, *shared)
+        return x if self.norm is None else self.norm(x)
 
 
-class LRFormerEncoder(nn.Module):
+class StagedEncoder(nn.Module):
+    """Base of encoders of a ``stem`` to stride 4 and ``stages`` of strides 4, 8, 16 and 32.
+
+    Attributes:
+        embed_dims: channels of the stages.
+    """
+
+    embed_dims: tuple[int, ...]
+    stem: nn.Module
+    stages: nn.Sequential
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass rather than keep their activations."""
+        for stage in self.stages:
+            stage.activation_checkpointing = enable
+
+    def forward_stages(self, x: Tensor, stop: int | None = None) -> list[Tensor]:
+        """The maps of the stages, NxCxH'xW' with H' = ceil(H / stride).
+
+        Args:
+            x: Nx``in_chans``xHxW image.
+            stop: how many stages to compute; None computes all.
+        """
+        x = self.stem(x)
+        maps = []
+        for stage in self.stages[:stop]:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class LRFormerEncoder(StagedEncoder):
     """Image to feature maps of strides 4, 8, 16 and 32. The defaults are LRFormer-T.
 
     A stage's output is its residual stream: no norm follows the last block.
@@ -302,15 +367,8 @@ class LRFormerEncoder(nn.Module):
         num_stages: int = 4,
     ):
         super().__init__()
-        of_stages = {
-            "embed_dims": embed_dims,
-            "depths": depths,
-            "num_heads": num_heads,
-            "mlp_ratios": mlp_ratios,
-            "layer_scale_init": layer_scale_init,
-            "pre_norm_blocks": pre_norm_blocks,
-        }
-        _check(of_stages, pooled_size, pyramid_sizes, drop_path_rate)
+        check_stages("LRFORMER", embed_dims, depths, num_heads, mlp_ratios, drop_path_rate)
+        _check(depths, layer_scale_init, pre_norm_blocks, pooled_size, pyramid_sizes)
         self.embed_dims = tuple(embed_dims[:num_stages])
         rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
         self.stem = Stem(in_chans, embed_dims[0], norm)
@@ -332,27 +390,8 @@ class LRFormerEncoder(nn.Module):
                 for j in range(depths[i])
             ]
             embed = PatchEmbed(embed_dims[i - 1], dim) if i else nn.Identity()
-            self.stages.append(Stage(embed, blocks, dim, len(pyramid_sizes)))
+            self.stages.append(Stage(embed, blocks, [depthwise_conv(dim) for _ in pyramid_sizes]))
         self.apply(init_weights)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute blocks in the backward pass rather than keep their activations."""
-        for stage in self.stages:
-            stage.activation_checkpointing = enable
-
-    def forward_stages(self, x: Tensor, stop: int | None = None) -> list[Tensor]:
-        """The maps of the stages, NxCxH'xW' with H' = ceil(H / stride).
-
-        Args:
-            x: Nx``in_chans``xHxW image.
-            stop: how many stages to compute; None computes all.
-        """
-        x = self.stem(x)
-        maps = []
-        for stage in self.stages[:stop]:
-            x = stage(x)
-            maps.append(x)
-        return maps
 
 
 def init_weights(module: nn.Module) -> None:
@@ -367,23 +406,57 @@ def init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _check(of_stages: dict, pooled_size: int, pyramid_sizes: Sequence, drop_path_rate: float):
-    def expect(good: bool, name: str, problem: str) -> None:
-        if not good:
-            raise ValueError(f"{name} (config key MODEL.LRFORMER.{name.upper()}) {problem}")
+def check_stages(
+    node: str,
+    embed_dims: Sequence[int],
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    mlp_ratios: Sequence[float],
+    drop_path_rate: float,
+    **others: Sequence[int],
+) -> None:
+    """Raise ValueError, with the key of MODEL.``node``, where such stages cannot be."""
+    lists = {
+        "embed_dims": embed_dims,
+        "depths": depths,
+        "num_heads": num_heads,
+        "mlp_ratios": mlp_ratios,
+        **others,
+    }
+    for name, values in lists.items():
+        expect(len(values) == 4, node, name, f"needs 4 entries, one a stage: {values}")
+        expect(min(values) > 0, node, name, f"needs positive entries: {values}")
+    for dim, heads in zip(embed_dims, num_heads, strict=True):
+        problem = f": {heads} heads do not divide {dim} channels"
+        expect(dim % heads == 0, node, "num_heads", problem)
+    problem = f"must lie in [0, 1), not {drop_path_rate}"
+    expect(0 <= drop_path_rate < 1, node, "drop_path_rate", problem)
 
-    for name, values in of_stages.items():
-        expect(len(values) == 4, name, f"needs 4 entries, one a stage: {values}")
-    for name in ("embed_dims", "depths", "num_heads", "mlp_ratios", "pyramid_sizes"):
-        values = {**of_stages, "pyramid_sizes": pyramid_sizes}[name]
-        expect(min(values, default=0) > 0, name, f"needs positive entries: {values}")
-    for dim, heads in zip(of_stages["embed_dims"], of_stages["num_heads"], strict=True):
-        expect(dim % heads == 0, "num_heads", f": {heads} heads do not divide {dim} channels")
-    for depth, blocks in zip(of_stages["depths"], of_stages["pre_norm_blocks"], strict=True):
+
+def expect(good: bool, node: str, name: str, problem: str) -> None:
+    """Raise ValueError of an argument and its config key below MODEL.``node`` unless ``good``."""
+    if not good:
+        raise ValueError(f"{name} (config key MODEL.{node}.{name.upper()}) {problem}")
+
+
+def _check(
+    depths: Sequence[int],
+    layer_scale_init: Sequence[float],
+    pre_norm_blocks: Sequence[Sequence[int]],
+    pooled_size: int,
+    pyramid_sizes: Sequence[int],
+) -> None:
+    lists = {"layer_scale_init": layer_scale_init, "pre_norm_blocks": pre_norm_blocks}
+    for name, values in lists.items():
+        expect(len(values) == 4, "LRFORMER", name, f"needs 4 entries, one a stage: {values}")
+    for depth, blocks in zip(depths, pre_norm_blocks, strict=True):
         exist = all(0 <= block < depth for block in blocks)
-        expect(exist, "pre_norm_blocks", f"has {blocks} for a stage of {depth} blocks")
-    expect(pooled_size >= 1, "pooled_size", f"must be at least 1, not {pooled_size}")
-    expect(0 <= drop_path_rate < 1, "drop_path_rate", f"must lie in [0, 1), not {drop_path_rate}")
+        problem = f"has {blocks} for a stage of {depth} blocks"
+        expect(exist, "LRFORMER", "pre_norm_blocks", problem)
+    problem = f"needs positive entries: {pyramid_sizes}"
+    expect(min(pyramid_sizes, default=0) > 0, "LRFORMER", "pyramid_sizes", problem)
+    problem = f"must be at least 1, not {pooled_size}"
+    expect(pooled_size >= 1, "LRFORMER", "pooled_size", problem)
 
 
 # Paper, Tab. 2, under timm's names; XL from the released models. The rest is the encoder's default.

@@ -83,7 +83,44 @@ class ExportableFeedForward(FastFeedForward):
         return out
 
 
-_FORMS = {FeedForward: ExportableFeedForward, PyramidPool: ExportablePyramidPool}
+class ExportableAdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+    """Means of a square of cells by matrices; no operator of ONNX pools adaptively."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(self.output_size, int):
+            return super().forward(x)
+        matrices = []
+        for side in x.shape[-2:]:
+            start, stop = _cells(side, self.output_size, x)
+            position = torch.arange(side, device=x.device)
+            inside = (position >= start) & (position < stop)
+            matrices.append(inside.to(x.dtype) / (stop - start).to(x.dtype))
+        return matrices[0] @ x @ matrices[1].T
+
+
+class ExportableAdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
+    """Maxima of a square of cells, along the rows and along the columns, as above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(self.output_size, int):
+            return super().forward(x)
+        for _ in range(2):
+            side = x.shape[-1]
+            start, stop = _cells(side, self.output_size, x)
+            # As many positions as the longest cell can have; a shorter one repeats its last.
+            position = start + torch.arange(side // self.output_size + 2, device=x.device)
+            index = position.minimum(stop - 1)
+            cells = x.index_select(-1, index.flatten()).unflatten(-1, index.shape)
+            x = cells.amax(-1).transpose(-2, -1)
+        return x
+
+
+_FORMS = {
+    nn.AdaptiveAvgPool2d: ExportableAdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d: ExportableAdaptiveMaxPool2d,
+    FeedForward: ExportableFeedForward,
+    PyramidPool: ExportablePyramidPool,
+}
 _ENGINES = {
     "openvino": {PyramidPool: OpenVINOPyramidPool, LayerNorm2d: OpenVINOLayerNorm2d},
 }
@@ -145,6 +182,12 @@ def _pool_matrices(
     position = torch.arange(side, device=like.device)
     inside = (position >= start[:, None]) & (position < stop[:, None])
     return inside.to(like.dtype) / (stop - start).to(like.dtype)[:, None], cells
+
+
+def _cells(side: int, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last-but-one position of ``count`` adaptive pools of a side, ``count`` x 1."""
+    length, cell = _scalar(side, like), torch.arange(count, device=like.device)[:, None]
+    return cell * length // count, ((cell + 1) * length + count - 1) // count
 
 
 def _scalar(side: int, like: Tensor) -> Tensor:

@@ -1,3 +1,5 @@
 from .lrformer import LRFormer
+from .mit import MixVisionTransformer
+from .rtformer import RTFormer
 
-__all__ = ["LRFormer"]
+__all__ = ["LRFormer", "MixVisionTransformer", "RTFormer"]
