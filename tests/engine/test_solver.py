@@ -192,3 +192,17 @@ def test_a_warm_up_longer_than_the_training_is_told(cfg, caplog):
         rates, after = _rates(cfg, 5)
     assert rates == pytest.approx([0, 1e-4, 2e-4, 3e-4, 4e-4])
     assert "SOLVER.WARMUP_ITERS (10) is not below SOLVER.MAX_ITER (5)" in caplog.text
+
+
+def test_the_decay_ends_at_its_share(cfg):
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    cfg.SOLVER.POLY_LR_POWER, cfg.SOLVER.POLY_LR_END = 1.0, 0.2
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS = 1.0, 4, 0
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])

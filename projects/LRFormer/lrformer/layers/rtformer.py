@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from .lrformer import Norm, conv3x3, expect, resize, to_map, tokens
 
-# What the released models were trained with.
-BatchNorm = partial(nn.BatchNorm2d, momentum=0.9)
+BatchNorm = partial(nn.BatchNorm2d, momentum=0.9)  # as the released models were trained
 
 
 def norm_relu_conv(
@@ -144,11 +143,8 @@ class RTFormerBlock(nn.Module):
         self.attn_l = GPUFriendlyAttention(low_in, low, stride, norm)
         self.mlp_l = ConvFFN(low, norm)
         self.compression = norm_relu_conv(low, high, norm=norm)
-        self.cross_kv = nn.Sequential(
-            norm(low),
-            nn.AdaptiveMaxPool2d(pooled_size),
-            nn.Conv2d(low, 2 * high, 1, bias=False),
-        )
+        conv = nn.Conv2d(low, 2 * high, 1, bias=False)
+        self.cross_kv = nn.Sequential(norm(low), nn.AdaptiveMaxPool2d(pooled_size), conv)
         scale = 1 / math.sqrt(high) if scale_by_width else 1 / pooled_size
         self.attn_h = CrossResolutionAttention(high, scale, norm)
         self.mlp_h = ConvFFN(high, norm)
@@ -236,8 +232,8 @@ class RTFormerEncoder(nn.Module):
         for name, value in (("width", width), ("pooled_size", pooled_size)):
             expect(value >= 1, "RTFORMER", name, f"must be at least 1, not {value}")
         expect(len(injection) == 2, "RTFORMER", "injection", f"needs 2 entries: {injection}")
-        problem = f"must lie in [0, 1), not {drop_path_rate}"
-        expect(0 <= drop_path_rate < 1, "RTFORMER", "drop_path_rate", problem)
+        in_range = 0 <= drop_path_rate < 1
+        expect(in_range, "RTFORMER", "drop_path_rate", f"must lie in [0, 1), not {drop_path_rate}")
         c = width
         self.embed_dims = (c, 2 * c, 4 * c, 8 * c, 2 * c)
         self.conv1 = nn.Sequential(
