@@ -14,7 +14,7 @@ import deterministic_weights
 from bench.counting import count, count_parameters
 from bench.models import build_for_counting
 from lrformer import build_model, load_cfg
-from lrformer.layers.lrformer import resize
+from lrformer.layers.common import resize
 from lrformer.modeling.heads import CCHead, DAHead, OCRHead, PPMHead, RTFormerHead, SegFormerHead
 from lrformer.modeling.heads.context import CrissCrossAttention
 

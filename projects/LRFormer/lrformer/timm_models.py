@@ -37,7 +37,8 @@ from .layers import (
     MiTEncoder,
     RTFormerEncoder,
 )
-from .layers.lrformer import Stage, init_weights
+from .layers.common import init_weights
+from .layers.lrformer import Stage
 
 # torch.fx sees a stage as one node: what is inside chooses its way by the size of the map.
 register_notrace_module(Stage)

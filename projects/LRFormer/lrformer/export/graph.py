@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..inference.network import Network
-from ..layers.lrformer import resize
+from ..layers.common import resize
 from ..ops import exportable
 from ..ops.exportable import pad_to_multiple
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..inference.class_map import argmax
 from ..inference.exported import ExportedModel, FileInfo
-from ..layers.lrformer import resize
+from ..layers.common import resize
 from ..modeling.mask2former import MaskFormer
 from ..precision import DTYPES
 from .graph import RESULTS, SegmentationGraph

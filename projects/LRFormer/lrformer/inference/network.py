@@ -12,7 +12,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..layers.lrformer import resize
+from ..layers.common import resize
 from ..modeling.heads import PerPixelHead
 from ..ops.resize import Size
 from ..ops.route import is_stock

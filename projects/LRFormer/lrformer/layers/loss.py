@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .lrformer import resize
+from .common import resize
 
 
 class UpsampledCrossEntropy(nn.Module):

@@ -15,7 +15,7 @@ from timm.layers import DropPath, trunc_normal_
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
-from .lrformer import Norm, conv3x3, expect, resize, to_map, tokens
+from .common import Norm, conv3x3, expect, resize, to_map, tokens
 
 BatchNorm = partial(nn.BatchNorm2d, momentum=0.9)  # as the released models were trained
 

@@ -10,16 +10,8 @@ from collections.abc import Sequence
 from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 
-from .lrformer import (
-    FeedForward,
-    MultiHeadAttention,
-    PatchEmbed,
-    Stage,
-    StagedEncoder,
-    check_stages,
-    init_weights,
-    tokens,
-)
+from .common import MultiHeadAttention, StagedEncoder, check_stages, init_weights, tokens
+from .lrformer import FeedForward, PatchEmbed, Stage
 
 
 class EfficientSelfAttention(MultiHeadAttention):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor
 
-from ..layers.lrformer import resize
+from ..layers.common import resize
 from ..modeling.heads import LRHead
 from .route import is_stock_conv
 

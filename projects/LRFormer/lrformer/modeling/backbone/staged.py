@@ -10,7 +10,7 @@ STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 class StagedBackbone:
-    """A dict of features of strides 4 to 32 from a :class:`lrformer.layers.lrformer.StagedEncoder`.
+    """A dict of features of strides 4 to 32 from a :class:`~lrformer.layers.common.StagedEncoder`.
 
     A backbone is a subclass of this, its encoder and detectron2's ``Backbone``, in this order.
     Stages that no wanted feature needs are not built.

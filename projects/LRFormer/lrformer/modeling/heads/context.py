@@ -11,7 +11,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from ...layers.lrformer import init_weights, resize, to_map, tokens
+from ...layers.common import init_weights, resize, to_map, tokens
 from .per_pixel import Norm, PerPixelHead, classifier, conv_norm_relu
 
 

@@ -7,7 +7,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from ...layers import LRFormerBlock
-from ...layers.lrformer import init_weights
+from ...layers.common import init_weights
 from .per_pixel import Norm, PerPixelHead, classifier, conv_norm_relu
 
 

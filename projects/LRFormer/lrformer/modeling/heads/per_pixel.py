@@ -7,8 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec
 from torch import Tensor, nn
 
+from ...layers.common import init_weights, resize
 from ...layers.loss import UpsampledCrossEntropy
-from ...layers.lrformer import init_weights, resize
 from ..norm import norm_layer
 
 Norm = Callable[[int], nn.Module]  # channels to a norm layer for maps

@@ -6,7 +6,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from ...layers.lrformer import resize
+from ...layers.common import resize
 from ...layers.rtformer import DAPPM, BatchNorm, init_weights, seg_head
 from ..norm import norm_layer
 from .per_pixel import Norm, PerPixelHead

@@ -14,7 +14,7 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from ...layers.lrformer import resize
+from ...layers.common import resize
 from ...ops.deform_attn import Shapes, check_backend
 from ..norm import norm_layer
 from .ms_deform_attn import MSDeformAttn

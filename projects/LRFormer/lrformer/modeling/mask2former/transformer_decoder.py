@@ -10,7 +10,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ...layers.lrformer import resize
+from ...layers.common import resize
 from .position_encoding import sine_position_map
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_MODULE")
