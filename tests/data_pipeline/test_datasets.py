@@ -49,7 +49,7 @@ def test_classes_colours_and_sizes(name, num_classes, index, class_name, color, 
 
 
 def test_every_size_is_that_of_a_class():
-    known = [MetadataCatalog.get(f"{name}_val").stuff_classes for name in builtin.DATASETS]
+    known = [MetadataCatalog.get(f"{name}_train").stuff_classes for name in builtin.DATASETS]
     names = {name.split(",")[0].strip().lower() for classes in known for name in classes}
     assert names.issuperset(metadata._SMALL + metadata._MEDIUM)
 
