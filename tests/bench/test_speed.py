@@ -62,7 +62,10 @@ def test_figures_from_times(bench, cells, tiny, monkeypatch):
     assert "; size: 64 × 96, batch: 2, " in text
 
 
-@pytest.mark.parametrize("variant", ["accelerated+channels_last", "openvino", "onnxruntime"])
+_IN_ENGINES = [pytest.param(x, marks=pytest.mark.slow) for x in ("openvino", "onnxruntime")]
+
+
+@pytest.mark.parametrize("variant", ["accelerated+channels_last", *_IN_ENGINES])
 def test_variants_agree_with_the_plain_model(tiny, variant):
     pytest.importorskip(variant if variant in cases_module._ENGINES else "torch")
     images = torch.randn(2, 3, 64, 96)
