@@ -1,6 +1,9 @@
 """Exported models give what the model gives, at any size; what cannot be exported says why."""
 
 import json
+import os
+import pickle
+import zipfile
 from itertools import chain
 
 import numpy as np
@@ -255,6 +258,14 @@ def test_calibration_images(make_cfg, tmp_path):
         calibration_images(make_cfg(), "nowhere", 3)
 
 
+class _Evil:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder / "was_here"),)
+
+
 def test_files_that_are_not_ours(build, tmp_path):
     run, image = torch.export.export(nn.Identity(), (torch.zeros(1),)), random_image(8, 8)
     torch.export.save(run, tmp_path / "other.pt2")
@@ -265,6 +276,19 @@ def test_files_that_are_not_ours(build, tmp_path):
         Predictor.from_exported(tmp_path / "broken.pt2")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.xml"):
         Predictor.from_exported(tmp_path / "nowhere.xml")
+
+    # One of the file's pickles runs code: torch.export.load alone would let it.
+    with (
+        zipfile.ZipFile(tmp_path / "other.pt2") as good,
+        zipfile.ZipFile(tmp_path / "evil.pt2", "w") as evil,
+    ):
+        for name in good.namelist():
+            is_inputs = "sample_inputs" in name
+            evil.writestr(name, pickle.dumps(_Evil(tmp_path)) if is_inputs else good.read(name))
+    assert any("sample_inputs" in name for name in good.namelist())
+    with pytest.raises(ValueError, match=r"evil\.pt2 is no file of torch\.export"):
+        Predictor.from_exported(tmp_path / "evil.pt2")
+    assert not (tmp_path / "was_here").exists()
 
     _, path = export(build, tmp_path, ".pt2", False, result="classes")
     with pytest.raises(ValueError, match="gives classes, not the scores"):

@@ -1,10 +1,12 @@
 """Models in files that tools/export.py wrote, run by the engine of their format."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -203,7 +205,9 @@ class _Program(Session):
             raise ValueError(f"{path} computes in its own data type, not in {dtype}")
         self.metadata = {INFO_KEY: ""}
         try:
-            program = torch.export.load(path, extra_files=self.metadata)
+            # Without it PyTorch takes pickles that run code where they are no mere tensors.
+            with patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
+                program = torch.export.load(path, extra_files=self.metadata)
         except Exception as error:  # of many kinds: of zip files, pickles, JSON
             text = " ".join(str(error).split())
             raise ValueError(f"{path} is no file of torch.export: {text}") from error
