@@ -93,7 +93,12 @@ class _Graph(nn.Module):
 def _make_entry(network: Network, file: Path, dtype: torch.dtype) -> None:
     """Write the file with its folder whole or not at all, whatever other processes do."""
     entry = file.parent
-    entry.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(
+            f"TEST.RUNTIME.CACHE: {entry.parent} cannot be made a folder ({error.strerror})"
+        ) from error
     with tempfile.TemporaryDirectory(dir=entry.parent) as folder:
         made = Path(folder) / entry.name
         made.mkdir()
