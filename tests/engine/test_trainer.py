@@ -2,6 +2,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from detectron2.utils.env import seed_all_rng
 
 from lrformer.data import DatasetError
 from lrformer.engine import Trainer
+from lrformer.engine.hooks import WeightAverage
 
 
 def _train(cfg, resume=False, prepare=None, stop_after=None, **changes):
@@ -76,9 +78,10 @@ def test_the_same_seed_gives_the_same_weights(tiny_cfg):
     assert not torch.equal(first["predictor.weight"], other["predictor.weight"])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_training_equals_one_without_a_break(tiny_cfg, workers):
+@pytest.mark.parametrize("workers, decay", [(0, 0.0), (2, 0.0), (0, 0.5)])
+def test_a_resumed_training_equals_one_without_a_break(tiny_cfg, workers, decay):
     tiny_cfg.DATALOADER.NUM_WORKERS = workers
+    tiny_cfg.SOLVER.EMA_DECAY = decay
     tiny_cfg.SOLVER.MAX_ITER = 7
     tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 3
     straight = _train(tiny_cfg, OUTPUT_DIR=tiny_cfg.OUTPUT_DIR + "_straight")
@@ -96,6 +99,41 @@ def test_a_resumed_training_equals_one_without_a_break(tiny_cfg, workers):
     ours, theirs = (t.optimizer.state_dict()["state"] for t in (resumed, straight))
     assert ours[0]["step"] == theirs[0]["step"] == 7
     torch.testing.assert_close(ours[0]["exp_avg_sq"], theirs[0]["exp_avg_sq"], rtol=0, atol=0)
+
+
+def test_an_average_of_weights_by_hand():
+    model = torch.nn.Linear(1, 1, bias=False)
+    hook = WeightAverage(model, decay=0.5)
+    hook.trainer = SimpleNamespace(iter=0, max_iter=4)
+    hook.before_train()
+    for hook.trainer.iter, weight in enumerate([1.0, 2.0, 4.0, 8.0]):
+        torch.nn.init.constant_(model.weight, weight)
+        hook.after_step()
+    # The share kept grows: 0, 0, 1 - 2 ** (-2 / 3) = 0.37, then 1 - 3 ** (-2 / 3) > 0.5.
+    third = 0.370039 * 2 + 0.629961 * 4
+    assert hook.model.weight.item() == pytest.approx(0.5 * third + 0.5 * 8)
+    assert model.weight.item() == hook.model.weight.item()
+
+
+def test_the_average_of_weights_is_what_is_evaluated_and_saved(tiny_cfg, monkeypatch):
+    tiny_cfg.SOLVER.EMA_DECAY = 0.9
+    tiny_cfg.TEST.EVAL_PERIOD = 3
+    evaluated, trained = [], []
+
+    def test(cfg, model):
+        evaluated.append(model.state_dict()["predictor.weight"].clone())
+        return {"sem_seg": {"mIoU": float(len(evaluated))}}
+
+    monkeypatch.setattr(Trainer, "test", staticmethod(test))
+    trainer = _train(
+        tiny_cfg,
+        prepare=lambda t: t.register_hooks([_At(4, lambda: trained.append(_weights(t)))]),
+    )
+    assert not torch.equal(evaluated[0], trained[0]["predictor.weight"])
+    for name in ("model_final.pth", "model_best.pth"):
+        saved = torch.load(Path(tiny_cfg.OUTPUT_DIR) / name, weights_only=True)["model"]
+        torch.testing.assert_close(saved["predictor.weight"], evaluated[-1], rtol=0, atol=0)
+    assert torch.equal(trainer.model.state_dict()["predictor.weight"], evaluated[-1])
 
 
 class _PowerFailure(Exception):

@@ -221,6 +221,9 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     cfg.SOLVER.POLY_LR_POWER = 0.9  # for LR_SCHEDULER_NAME "WarmupPolyLR"
     cfg.SOLVER.POLY_LR_END = 0.0  # share of BASE_LR that it decays to
+    # Of an exponential moving average of the weights, which is then what is evaluated and kept at
+    # the end; 0: none.
+    cfg.SOLVER.EMA_DECAY = 0.0
     # Data type of SOLVER.AMP.ENABLED: "bfloat16", "float16", or "auto": bfloat16 where the device
     # computes in it, else float16 on a GPU and float32 on a CPU.
     cfg.SOLVER.AMP.DTYPE = "auto"

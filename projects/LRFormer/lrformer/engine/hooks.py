@@ -11,6 +11,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
+from timm.utils import ModelEmaV3
+from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,46 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
                 self.recent_checkpoints.append(str(file))
 
 
+class WeightAverage(HookBase):
+    """An exponential moving average of weights and buffers, of which the last becomes the model's.
+
+    timm's, whose decay grows from 0 to the given one. It is part of a training's checkpoints; after
+    the last iteration the average takes the weights' place, so that ``model_final.pth`` has it.
+    Comes before the hooks that save.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        """
+        Args:
+            model: the one that is trained.
+            decay: share of the average that an iteration keeps, in (0, 1).
+        """
+        self._model = model
+        self._ema = ModelEmaV3(model, decay=decay, use_warmup=True)
+        self._is_restored = False
+
+    @property
+    def model(self) -> nn.Module:
+        """A copy of the model that has the average, in eval mode."""
+        return self._ema.module
+
+    def before_train(self) -> None:
+        if not self._is_restored:  # the weights may come from a file
+            self._ema.set(self._model)
+
+    def after_step(self) -> None:
+        self._ema.update(self._model, step=self.trainer.iter)
+        if self.trainer.iter + 1 == self.trainer.max_iter:
+            self._model.load_state_dict(self.model.state_dict())
+
+    def state_dict(self) -> dict:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.model.load_state_dict(state_dict)
+        self._is_restored = True
+
+
 class BestCheckpointer(HookBase):
     """Keeps the weights with the highest value of a metric in ``model_best.pth``.
 
@@ -38,16 +80,17 @@ class BestCheckpointer(HookBase):
     evaluates.
     """
 
-    def __init__(self, checkpointer: DetectionCheckpointer, metric: str):
+    def __init__(self, model: nn.Module, folder: str | Path, metric: str):
         """
         Args:
-            checkpointer: its model is saved in its directory.
+            model: the one that is evaluated.
+            folder: where the file is written.
             metric: name in the event storage, such as "sem_seg/mIoU".
         """
         self.metric = metric
         self.value = -math.inf
-        self._model = checkpointer.model
-        self.file = Path(checkpointer.save_dir) / "model_best.pth"
+        self._model = model
+        self.file = Path(folder) / "model_best.pth"
 
     def before_train(self) -> None:
         if self.trainer.start_iter > 0 and self.file.is_file():

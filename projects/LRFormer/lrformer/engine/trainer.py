@@ -24,7 +24,7 @@ from lrformer.inference import ClassMaps, build_inference_model
 from lrformer.ops import accelerate
 from lrformer.precision import autocast_dtype
 
-from .hooks import BestCheckpointer, GracefulStop, PeriodicCheckpointer
+from .hooks import BestCheckpointer, GracefulStop, PeriodicCheckpointer, WeightAverage
 from .resume import skip_images
 from .solver import build_lr_scheduler, build_optimizer
 from .step import TrainStep
@@ -109,6 +109,16 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """detectron2's hooks, with this project's checkpoints among them."""
+        model = self.checkpointer.model
+        average = None
+        if self.cfg.SOLVER.EMA_DECAY:
+            average = WeightAverage(model, self.cfg.SOLVER.EMA_DECAY)
+            model = average.model
+
+        def evaluate() -> dict[str, Any]:
+            self._last_eval_results = self.test(self.cfg, model)
+            return self._last_eval_results
+
         built = []
         for hook in super().build_hooks():
             if isinstance(hook, hooks.PeriodicCheckpointer):
@@ -117,11 +127,14 @@ class Trainer(DefaultTrainer):
                     self.cfg.SOLVER.CHECKPOINT_PERIOD,
                     max_to_keep=self.cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP or None,
                 )
+            elif isinstance(hook, hooks.EvalHook):
+                hook = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate)
             built.append(hook)
             if isinstance(hook, hooks.LRScheduler):
+                built += [average] if average else []
                 built.append(GracefulStop(self.checkpointer))
             elif isinstance(hook, hooks.EvalHook) and comm.is_main_process():
-                built.append(BestCheckpointer(self.checkpointer, self._best_metric()))
+                built.append(BestCheckpointer(model, self.cfg.OUTPUT_DIR, self._best_metric()))
         return built
 
     def _best_metric(self) -> str:
