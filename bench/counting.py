@@ -11,6 +11,7 @@ from torch import nn
 
 from lrformer import load_cfg
 from lrformer.layers import LRFormerBlock
+from lrformer.layers.segformer import MiTBlock
 
 from .models import Network, build_for_counting
 
@@ -80,10 +81,13 @@ def count(model: nn.Module, height: int, width: int) -> Counts:
         for hook in hooks:
             hook.remove()
 
-    attention, quadratic = 0.0, flops[""]
+    attention = sum(
+        operators[name][_SDPA] + operators[name][_UPSAMPLING]
+        for name, module in network.named_modules()
+        if isinstance(module, (LRFormerBlock, MiTBlock)) and not name.startswith("sem_seg_head.")
+    )
+    quadratic = flops[""]
     for name, block in blocks.items():
-        if not name.startswith("sem_seg_head."):
-            attention += operators[name][_SDPA] + operators[name][_UPSAMPLING]
         _, channels, *size = sizes[name]
         positions = math.prod(size)
         parts = (part for part, _ in block.named_children() if part != "attn")

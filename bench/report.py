@@ -142,8 +142,9 @@ def _columns(records: Sequence[Record]) -> Iterator[tuple[str, str, list[str]]]:
         if quantity is not None:
             yield quantity.title, "right", [_cell(record, name, quantity) for record in records]
         elif name == "height":
-            yield "input", "left", [f"{r['height']} × {r['width']}" for r in records]
-        elif all(isinstance(record[name], str) for record in records):
+            sides = [(r.get("height"), r.get("width")) for r in records]
+            yield "input", "left", [f"{h} × {w}" if h else "–" for h, w in sides]
+        elif all(isinstance(record.get(name), str) for record in records):
             yield name, "left", [record[name] for record in records]
         if f"{name}_paper" in keys:
             papers = [record.get(f"{name}_paper") for record in records]

@@ -12,6 +12,7 @@ from .report import Record, Report, Table
 
 PAPER = yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text(encoding="utf-8"))
 TABLES: dict[str, dict] = PAPER["tables"]
+_QUOTED = ("classes", "miou", "macc", "training memory")
 _TOLERANCE = 3.0  # percent; what is further off the paper's figure needs an explanation
 _UNITS = {"parameters": 1e6, "flops": 1e9, "attention_flops": 1e9}
 _INTRO = (
@@ -43,23 +44,28 @@ def paper_rows(number: str) -> list[dict[str, Any]]:
 def paper_table(number: str) -> Table:
     """A table of :data:`TABLES`, with what explains large differences."""
     rows = paper_rows(number)
-    records = [_record(row) if "config" in row else row for row in rows]
+    records = [_record(row) for row in rows]
     remarks = [TABLES[number].get("remark"), *_explanations(rows, records)]
     title = f"Table {number}: {TABLES[number]['title']}"
     return Table(records, title, [remark for remark in remarks if remark])
 
 
 def _record(row: dict[str, Any]) -> Record:
-    opts = (row["key"], row["value"]) if "key" in row else ()
-    found = record(row["config"], row["size"], opts, row.get("encoder", False))
-    found["model"] = row["model"]
-    if "attention_flops" not in row:
-        del found["attention_flops"]
+    if "config" in row:
+        opts = (row["key"], row["value"]) if "key" in row else ()
+        found = record(row["config"], row["size"], opts, row.get("encoder", False))
+        found["model"] = row["model"]
+        if "attention_flops" not in row:
+            del found["attention_flops"]
+    else:
+        counted = ("height", "width", "parameters", "flops") if "parameters" in row else ()
+        found = {"model": row["model"], **dict.fromkeys(counted)}
     for name in _UNITS.keys() & row.keys():
         paper = row[name] * _UNITS[name]
         found[f"{name}_paper"] = paper
-        found[f"{name}_difference"] = 100 * (found[name] / paper - 1)
-    return found
+        if found.get(name):
+            found[f"{name}_difference"] = 100 * (found[name] / paper - 1)
+    return found | {name: row[name] for name in _QUOTED if name in row}
 
 
 def _explanations(rows: Sequence[dict], records: Sequence[Record]) -> list[str]:
