@@ -21,18 +21,25 @@ class ExportablePyramidPool(PyramidPool):
     """:class:`PyramidPool` without a branch that depends on the map's size."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        # The blocks of a stage share their matrices: half of what there is to trace.
+        memo, key = _memo(x), (*map(str, x.shape[-2:]), *self.short_sides)
+        if key not in memo:
+            memo[key] = self._matrices(x)
+        (rows, heights), (columns, widths) = memo[key]
+        narrow = (x @ columns.T).split(widths, dim=-1)
+        return [r @ c for r, c in zip(rows.split(heights), narrow, strict=True)]
+
+    def _matrices(self, x: Tensor) -> list[tuple[Tensor, Sequence[int]]]:
         sides, known = x.shape[-2:], (None, None)
         if all(isinstance(side, int) for side in sides):  # An engine folds the matrices then.
             known = zip(*(pooled_shape(*sides, side) for side in self.short_sides), strict=True)
         lengths = [_scalar(side, x) for side in sides]
         short = torch.minimum(*lengths)
         sizes = torch.tensor(self.short_sides, device=x.device).minimum(short)
-        (rows, heights), (columns, widths) = (
+        return [
             _pool_matrices(side, length, short, sizes, x, cells)
             for side, length, cells in zip(sides, lengths, known, strict=True)
-        )
-        narrow = (x @ columns.T).split(widths, dim=-1)
-        return [r @ c for r, c in zip(rows.split(heights), narrow, strict=True)]
+        ]
 
 
 class OpenVINOPyramidPool(ExportablePyramidPool):
@@ -153,6 +160,13 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
         x = x.index_select(dim, position.minimum(length - 1))
         x = x * (position < length).to(x.dtype).view(-1, *[1] * (3 - dim))
     return x
+
+
+def _memo(x: Tensor) -> dict:
+    """What was made for other maps while the same graph is recorded; {} if no size is symbolic."""
+    symbolic = [side for side in x.shape if not isinstance(side, int)]
+    # With the trace's own record of symbols, so that they end together.
+    return vars(symbolic[0].node.shape_env).setdefault("lrformer_pools", {}) if symbolic else {}
 
 
 def _pool_matrices(
