@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from torch import nn
 from .layouts import Layout, Weights, to_ours
 from .reading import FileContents, WeightsError, find_file, read_weights
 from .report import FROM_CONFIG, Fit, check, compare, describe
+from .writing import replacing, save, signals_wait
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,27 @@ class LRFormerCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **options)
         self.fit: Fit | None = None
         self._allow_pickle = allow_pickle
+
+    def save(self, name: str, **extras: Any) -> None:
+        """As detectron2's; a break, a signal or a full disk leave the checkpoints before it whole.
+
+        Raises:
+            OSError: see :func:`lrformer.checkpoint.writing.save`.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        state = {"model": self.model.state_dict()}
+        state |= {key: part.state_dict() for key, part in self.checkpointables.items()}
+        file = Path(self.save_dir) / f"{name}.pth"
+        logger.info(f"Saving checkpoint to {file}")
+        with signals_wait():
+            save(state | extras, file)
+            self.tag_last_checkpoint(file.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the checkpoint to resume from."""
+        with replacing(Path(self.save_dir) / "last_checkpoint") as partial:
+            partial.write_text(last_filename_basename)
 
     def has_checkpoint(self) -> bool:
         """Whether the main process has one to resume from; all processes ask together."""
