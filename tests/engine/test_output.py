@@ -100,6 +100,49 @@ def test_a_second_training_in_the_folder_is_refused_until_the_first_is_dead(trai
     assert train() == 0
 
 
+def _cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _zero(file):
+    weight = torch.load(file, weights_only=True)["model"]["predictor.weight"].numpy().tobytes()
+    data = file.read_bytes()
+    file.write_bytes(data.replace(weight, bytes(len(weight))))
+
+
+@pytest.mark.parametrize("harm", [_cut, _zero, Path.unlink, lambda file: file.write_bytes(b"")])
+@pytest.mark.parametrize("name", ["model_0000005.pth", "model_final.pth"])
+def test_resuming_goes_back_to_the_newest_whole_checkpoint(train, output, capsys, harm, name):
+    assert train("SOLVER.CHECKPOINT_PERIOD", 2) == 0
+    expected = torch.load(output / "model_final.pth", weights_only=True)
+    # Of a training before, in the same folder.
+    (output / "model_0000099.pth").write_bytes((output / "model_0000001.pth").read_bytes())
+    os.utime(output / "model_0000099.pth", (0, 0))
+    (output / "last_checkpoint").write_text(name)
+    harmed = {"model_0000005.pth", name, "model_best.pth"}
+    for file in harmed:
+        harm(output / file)
+    capsys.readouterr()
+    assert train("--resume") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{output / name} cannot be resumed from (" in printed
+    assert f"going back to {output / 'model_0000003.pth'}, the newest" in printed
+    assert "Starting training from iteration 4" in printed
+    if harm is not Path.unlink:
+        assert {f"{name}.damaged", "model_best.pth.damaged"} <= set(os.listdir(output))
+    again = torch.load(output / "model_final.pth", weights_only=True)
+    for key, tensor in expected["model"].items():
+        torch.testing.assert_close(again["model"][key], tensor, rtol=0, atol=0)
+
+
+def test_without_a_whole_checkpoint_the_last_is_named_and_left(train, output, capsys):
+    assert train("SOLVER.MAX_ITER", 1) == 0
+    _cut(output / "model_final.pth")
+    assert train("--resume") == 2
+    assert f"{output / 'model_final.pth'} is damaged, cut off" in capsys.readouterr().err
+    assert (output / "model_final.pth").is_file()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_for_the_file(tmp_path, number):
     class Ring:

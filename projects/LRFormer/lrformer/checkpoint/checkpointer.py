@@ -12,9 +12,9 @@ from detectron2.utils import comm
 from torch import nn
 
 from .layouts import Layout, Weights, to_ours
-from .reading import FileContents, WeightsError, find_file, read_weights
+from .reading import FileContents, WeightsError, damage, find_file, read_weights
 from .report import FROM_CONFIG, Fit, check, compare, describe
-from .writing import replacing, save, signals_wait
+from .writing import replacing, save, set_aside, signals_wait
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,31 @@ class LRFormerCheckpointer(DetectionCheckpointer):
     def has_checkpoint(self) -> bool:
         """Whether the main process has one to resume from; all processes ask together."""
         return comm.all_gather(super().has_checkpoint())[0]
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As detectron2's, but a last checkpoint that is damaged is renamed, and one before taken.
+
+        That is done only where there is a whole one; else :meth:`load` says what is wrong.
+        """
+        if resume and self.has_checkpoint() and comm.is_main_process():
+            self._fall_back()
+        comm.synchronize()
+        return super().resume_or_load(path, resume=resume)
+
+    def _fall_back(self) -> None:
+        last = Path(self.get_checkpoint_file())
+        problem = damage(last)
+        # Of another training before in this folder: those of later iterations, and the oldest.
+        older = [x for x in last.parent.glob("model_[0-9]*.pth") if x.name < last.name]
+        older.sort(key=lambda file: (file.stat().st_mtime, file.name))
+        whole = next((x for x in reversed(older) if not damage(x)), None) if problem else None
+        if whole is None:
+            return
+        logger.warning(
+            f"{last} cannot be resumed from ({problem}): going back to {whole}, the newest whole "
+            f"checkpoint; the damaged file is kept as {set_aside(last).name}"
+        )
+        self.tag_last_checkpoint(whole.name)
 
     def load(self, path: str, checkpointables: Sequence[str] | None = None) -> dict[str, Any]:
         """As detectron2's; ``path`` is the main process's.

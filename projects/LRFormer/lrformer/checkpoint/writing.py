@@ -54,6 +54,14 @@ def replacing(file: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def set_aside(file: Path) -> Path:
+    """Rename a damaged file, if it is there, so that it can be looked into; its new path."""
+    aside = file.with_name(f"{file.name}.damaged")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(file, aside)
+    return aside
+
+
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
     """Let SIGINT and SIGTERM have their effect only at the end."""

@@ -17,7 +17,8 @@ from detectron2.utils.logger import log_first_n
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from lrformer.checkpoint.writing import save
+from lrformer.checkpoint.reading import damage
+from lrformer.checkpoint.writing import save, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,14 @@ class BestCheckpointer(HookBase):
         self.file = Path(folder) / "model_best.pth"
 
     def before_train(self) -> None:
-        if self.trainer.start_iter > 0 and self.file.is_file():
+        if self.trainer.start_iter == 0 or not self.file.is_file():
+            return
+        if problem := damage(self.file):
+            logger.warning(
+                f"{self.file} is damaged ({problem}) and kept as {set_aside(self.file).name}: the "
+                "next evaluation is the best so far"
+            )
+        else:
             # mmap: of a file of weights only the value is read.
             best = torch.load(self.file, "cpu", weights_only=True, mmap=True).get("best", {})
             if best.get("metric") == self.metric:

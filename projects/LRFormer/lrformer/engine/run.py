@@ -138,7 +138,7 @@ def _find_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
     checkpointer = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
     if args.resume and checkpointer.has_checkpoint():
         last = checkpointer.get_checkpoint_file()
-        if not Path(last).is_file():
+        if args.eval_only and not Path(last).is_file():
             raise ValueError(
                 f"--resume: {cfg.OUTPUT_DIR}/last_checkpoint names {Path(last).name}, which does "
                 "not exist; write the name of another checkpoint into it, or remove it"
