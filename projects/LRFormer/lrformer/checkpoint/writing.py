@@ -47,6 +47,7 @@ def replacing(file: Path) -> Iterator[Path]:
         os.replace(partial, file)
         _sync(file.parent)
     except OSError as error:
+        partial.unlink(missing_ok=True)  # before the space is counted
         free = shutil.disk_usage(file.parent).free / 1e6
         reason = error.strerror or error
         raise OSError(f"cannot write {file}: {reason}; {free:.1f} MB are left there") from error
