@@ -151,6 +151,19 @@ def test_a_file_that_is_cut_off_is_named(tmp_path, kind):
             read_file(file)
 
 
+def test_one_wrong_bit_is_found(tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save(WEIGHTS, file)
+    data = bytearray(file.read_bytes())
+    position = data.index(WEIGHTS["a"].numpy().tobytes()) + 5
+    data[position] ^= 1
+    file.write_bytes(data)
+    # PyTorch itself loads it.
+    assert not torch.equal(torch.load(file, weights_only=True)["a"], WEIGHTS["a"])
+    with pytest.raises(WeightsError, match=r"weights.pth is damaged.* checksum of its record .*/0"):
+        read_file(file)
+
+
 def test_damage_and_other_archives_are_named_without_bad_advice(tmp_path):
     np.savez(tmp_path / "arrays.npz", **ARRAYS)
     torch.save(WEIGHTS, tmp_path / "zeros.pth")

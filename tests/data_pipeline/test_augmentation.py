@@ -10,6 +10,7 @@ from lrformer.data.augmentation import (
     ContiguousFlip,
     ResizeAligned,
     ResizeInRatioRange,
+    ResizeShortestEdge,
     ResizeThenCrop,
     resize_and_crop,
 )
@@ -27,6 +28,9 @@ def noise(height, width):
         (ResizeInRatioRange(512, 2048, (2.0, 2.0)), (640, 480), (1365, 1024)),
         (ResizeInRatioRange(512, 2048, (1.0, 1.0)), (100, 1000), (205, 2048)),  # long side binds
         (ResizeInRatioRange(512, 2048, (0.1, 0.1)), (1, 4000), (1, 205)),  # a side never vanishes
+        (ResizeShortestEdge([64], 256, "choice"), (1, 2000), (1, 256)),  # nor here: 0.1 rows
+        (ResizeShortestEdge([64], 256, "choice"), (2000, 2), (256, 1)),
+        (ResizeAligned(64, 256, 32), (1, 2000), (32, 256)),
         # as ResizeShortestEdge, then up to a multiple of 32
         (ResizeAligned(512, 2048, 32), (360, 480), (512, 704)),  # 512 x 683
         (ResizeAligned(512, 2048, 32), (480, 360), (704, 512)),

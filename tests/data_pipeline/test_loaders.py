@@ -1,5 +1,8 @@
 """The loaders that the trainer and the evaluators use."""
 
+from itertools import islice
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -39,6 +42,27 @@ def test_only_workers_lose_opencvs_threads(scenes, cfg, monkeypatch, by_aspect):
         assert cv2.getNumThreads() == 3
     finally:
         cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_read_is_skipped(scenes, cfg, caplog, workers):
+    bad = scenes / "images" / "0.png"
+    bad.write_bytes(bad.read_bytes().replace(b"IDAT", b"IDAT\0", 1))
+    cfg.DATALOADER.NUM_WORKERS = workers
+    batches = islice(build_train_loader(cfg), 9)
+    names = [Path(sample["file_name"]).name for batch in batches for sample in batch]
+    assert len(names) == 18 and set(names) == {f"{number}.png" for number in range(1, 6)}
+    if not workers:
+        (warning,) = [record for record in caplog.records if "skipped" in record.msg]
+        assert str(bad) in warning.msg
+
+
+def test_many_images_that_cannot_be_read_are_no_accident(scenes, cfg, monkeypatch):
+    monkeypatch.setattr(build, "_MAX_SKIPPED", 2)
+    for number in range(4):
+        (scenes / "images" / f"{number}.png").write_bytes(b"?")
+    with pytest.raises(DatasetError, match=r"after 2 others .* cannot read the image .*images"):
+        list(islice(build_train_loader(cfg), 9))
 
 
 def test_test_loader_gives_every_image_once_in_order(scenes, cfg):

@@ -124,6 +124,18 @@ def test_what_is_broken_is_named(scenes, mine, save, kind, file, content, messag
         verify_dataset(*NAMES[kind])
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_file_that_is_cut_off_is_named(scenes, mine, save, suffix):
+    file = scenes / "images" / "4.png" if suffix == "png" else mine / "images" / "2.jpg"
+    name = ("scenes", 4, "sem_seg") if suffix == "png" else ("mine_instance", 1)
+    whole = file.read_bytes()
+    file.write_bytes(whole + b"what some cameras append")
+    verify_dataset(*name)
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match=rf"1 of \d+ files .*{file.name} \(damaged: "):
+        verify_dataset(*name)
+
+
 @pytest.mark.parametrize("sizes", [["small"] * 3, ["small", "large", "tiny", "medium"]])
 def test_sizes_that_cannot_be_are_told(scenes, sizes):
     MetadataCatalog.get("scenes").stuff_sizes = sizes
@@ -131,7 +143,7 @@ def test_sizes_that_cannot_be_are_told(scenes, sizes):
         verify_dataset("scenes", 4)
 
 
-def test_a_dataset_without_label_maps_is_named(monkeypatch, scenes):
+def test_a_dataset_without_label_maps_is_named(scenes, monkeypatch):
     monkeypatch.setitem(DatasetCatalog.data, "scenes", lambda: [{"file_name": "a.jpg"}])
     with pytest.raises(DatasetError, match=r"scenes: 1 of 1 entries have no sem_seg_file_name"):
         verify_dataset("scenes", 4)

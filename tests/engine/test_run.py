@@ -78,6 +78,23 @@ def test_a_config_that_cannot_be_read(config_file, tmp_path, capsys):
     assert "gone.yaml" in _fails(capsys, "--config-file", broken)
 
 
+@pytest.mark.parametrize("key", ["OUTPUT_DIR", "_BASE_"])
+def test_a_config_runs_no_code(config_file, tmp_path, capsys, key):
+    ran, bad = tmp_path / "ran", tmp_path / "bad.yaml"
+    bad.write_text(f"{key}: !!python/object/apply:os.system ['touch {ran}']\n")
+    derived = tmp_path / "derived.yaml"
+    derived.write_text("_BASE_: [tiny.yaml, bad.yaml]\n")
+    for file in (bad, derived):
+        message = _fails(capsys, "--config-file", file)
+        assert f'python/object/apply:os.system\' in "{bad}", line 1' in message
+    assert not ran.exists()
+
+
+def test_tuples_of_published_configs_are_understood(config_file, tmp_path):
+    config_file.write_text("INPUT: {MIN_SIZE_TRAIN: !!python/tuple [480, 512]}")
+    assert run.load_cfg(config_file).INPUT.MIN_SIZE_TRAIN == (480, 512)
+
+
 @pytest.mark.parametrize(
     "opts, message",
     [

@@ -193,6 +193,15 @@ def test_what_cannot_be_read_is_reported_and_the_rest_is_drawn(folder, capsys):
     assert "drew 2 of 7 inputs" in captured.out
 
 
+def test_what_cannot_be_drawn_is_reported_and_the_rest_is_drawn(folder, capsys):
+    Image.new("RGB", (70000, 1)).save(folder / "images" / "a_wide.png")  # JPEG ends at 65535
+    assert run(folder, "--input", folder / "images", *PLAIN, "--format", "jpg") == 1
+    assert files_in(folder / "drawn") == ["a.jpg", "b.jpg"]
+    captured = capsys.readouterr()
+    assert f"skipped: {folder / 'images' / 'a_wide.png'}: " in captured.err
+    assert "drew 2 of 3 inputs" in captured.out
+
+
 def test_nothing_drawn_is_another_exit_code(folder, capsys):
     (folder / "empty").mkdir()
     assert run(folder, "--input", folder / "empty", folder / "none.png") == 2
@@ -374,6 +383,20 @@ def test_what_of_lrformer_plus_is_drawn(folder, tiny, tiny_opts, number, label_m
     inputs = ("--input", folder / "images" / "a.png", "--label-maps")
     assert run(folder, *model, *inputs, *chain.from_iterable(opts.items())) == 0
     assert label_map in files_in(folder / "drawn" / "label_maps")
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_row_of_pixels_is_an_image_too(folder, tiny, tiny_opts, augmented):
+    torch.save({"model": tiny().state_dict()}, folder / "weights.pth")
+    Image.new("RGB", (2000, 1)).save(folder / "row.png")
+    Image.new("RGB", (1, 2000)).save(folder / "column.png")
+    inputs = ("--input", folder / "row.png", folder / "column.png", *PLAIN)
+    opts = tiny_opts | {"INPUT.MIN_SIZE_TEST": 64, "INPUT.MAX_SIZE_TEST": 256}
+    opts |= {"TEST.AUG.ENABLED": augmented, "TEST.AUG.MIN_SIZES": "(32,)", "TEST.AUG.MAX_SIZE": 256}
+    model = ("--config-file", "models/lrformer_plus_t.yaml")
+    assert run(folder, *model, *inputs, *chain.from_iterable(opts.items())) == 0
+    assert read(folder / "drawn" / "row.png").shape == (1, 2000, 3)
+    assert read(folder / "drawn" / "column.png").shape == (2000, 1, 3)
 
 
 def test_options_choose_how_the_model_runs(folder, monkeypatch, capsys):

@@ -28,6 +28,13 @@ _REMOVED_KEYS = (
 )
 
 
+# Published configs have it, and it is data; tags that name other objects of Python are refused.
+yaml.SafeLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple",
+    lambda loader, node: tuple(loader.construct_sequence(node, deep=True)),
+)
+
+
 class ConfigError(ValueError):
     """A config file or an override that cannot be used; the message is one line."""
 
@@ -42,7 +49,7 @@ def load_cfg(config_file: str | Path | None, opts: Sequence = ()) -> CN:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigError: it is no valid yaml, or it or ``opts`` has an unknown key or a value of another
+        ConfigError: it is no plain yaml, or it or ``opts`` has an unknown key or a value of another
             type.
     """
     path = None if config_file is None else find_config(config_file)
@@ -55,8 +62,14 @@ def load_cfg(config_file: str | Path | None, opts: Sequence = ()) -> CN:
     cfg = add_lrformer_config(get_cfg())
     try:
         if path is not None:
-            cfg.merge_from_file(str(path))
+            # detectron2's default runs code that a file's tags ask for.
+            cfg.merge_from_file(str(path), allow_unsafe=False)
         cfg.merge_from_list(opts)
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigError(
+            f"{path} is refused, plain yaml is expected (objects of Python could run code): "
+            f"{_one_line(error)}"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no valid yaml: {_one_line(error)}") from error
     except (TypeError, AttributeError) as error:  # what fvcore raises where it expects a mapping

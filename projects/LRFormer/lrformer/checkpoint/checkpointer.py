@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -11,8 +12,9 @@ from detectron2.utils import comm
 from torch import nn
 
 from .layouts import Layout, Weights, to_ours
-from .reading import FileContents, WeightsError, find_file, read_weights
+from .reading import FileContents, WeightsError, damage, find_file, read_weights
 from .report import FROM_CONFIG, Fit, check, compare, describe
+from .writing import replacing, save, set_aside, signals_wait
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +47,55 @@ class LRFormerCheckpointer(DetectionCheckpointer):
         self.fit: Fit | None = None
         self._allow_pickle = allow_pickle
 
+    def save(self, name: str, **extras: Any) -> None:
+        """As detectron2's; a break, a signal or a full disk leave the checkpoints before it whole.
+
+        Raises:
+            OSError: see :func:`lrformer.checkpoint.writing.save`.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        state = {"model": self.model.state_dict()}
+        state |= {key: part.state_dict() for key, part in self.checkpointables.items()}
+        file = Path(self.save_dir) / f"{name}.pth"
+        logger.info(f"Saving checkpoint to {file}")
+        with signals_wait():
+            save(state | extras, file)
+            self.tag_last_checkpoint(file.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the checkpoint to resume from."""
+        with replacing(Path(self.save_dir) / "last_checkpoint") as partial:
+            partial.write_text(last_filename_basename)
+
     def has_checkpoint(self) -> bool:
         """Whether the main process has one to resume from; all processes ask together."""
         return comm.all_gather(super().has_checkpoint())[0]
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As detectron2's, but a last checkpoint that is damaged is renamed, and one before taken.
+
+        That is done only where there is a whole one; else :meth:`load` says what is wrong.
+        """
+        if resume and self.has_checkpoint() and comm.is_main_process():
+            self._fall_back()
+        comm.synchronize()
+        return super().resume_or_load(path, resume=resume)
+
+    def _fall_back(self) -> None:
+        last = Path(self.get_checkpoint_file())
+        problem = damage(last)
+        # Of another training before in this folder: those of later iterations, and the oldest.
+        older = [x for x in last.parent.glob("model_[0-9]*.pth") if x.name < last.name]
+        older.sort(key=lambda file: (file.stat().st_mtime, file.name))
+        whole = next((x for x in reversed(older) if not damage(x)), None) if problem else None
+        if whole is None:
+            return
+        logger.warning(
+            f"{last} cannot be resumed from ({problem}): going back to {whole}, the newest whole "
+            f"checkpoint; the damaged file is kept as {set_aside(last).name}"
+        )
+        self.tag_last_checkpoint(whole.name)
 
     def load(self, path: str, checkpointables: Sequence[str] | None = None) -> dict[str, Any]:
         """As detectron2's; ``path`` is the main process's.

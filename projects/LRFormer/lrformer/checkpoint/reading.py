@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,8 @@ def _load(path: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
         if head.lstrip().startswith(start):
             raise WeightsError(f"{path} is {kind}")
     is_torch = head.startswith(_ZIP) or _LEGACY_TORCH in head[:16]
+    if is_torch and (problem := damage(path)):
+        raise _damaged(path, problem)
     try:
         return (load_torch if is_torch else load_pickle)(path, allow_pickle), {}
     except MemoryError:
@@ -144,15 +147,37 @@ def _load(path: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
                 f"{path} is of no kind that is known here (it begins with {head[:16]!r}); expected "
                 "a checkpoint of PyTorch or detectron2, or safetensors"
             ) from error
-        raise _damaged(path, error) from error
+        raise _damaged(path, _reason(error)) from error
 
 
-def _damaged(path: Path, error: Exception) -> WeightsError:
+def damage(path: Path) -> str | None:
+    """What is wrong with a file of ``torch.save``, by the checksums in it; None where it is whole.
+
+    PyTorch itself does not look at them when it loads. Files of PyTorch before 1.6 have none.
+    """
+    if not path.is_file():
+        return "there is no such file"
+    with open(path, "rb") as file:
+        if not file.read(512).startswith(_ZIP):
+            return None if path.stat().st_size else "it is empty"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except Exception as error:  # damaged archives raise many kinds
+        return _reason(error)
+    return None if record is None else f"the checksum of its record {record} is wrong"
+
+
+def _reason(error: Exception) -> str:
     # PyTorch's first sentence; the next ones advise to load without safety.
-    reason = str(error).strip().split("\n")[0].split(". ")[0]
+    text = str(error).strip().split("\n")[0].split(". ")[0]
+    return f"{type(error).__name__}: {text}"
+
+
+def _damaged(path: Path, reason: str) -> WeightsError:
     return WeightsError(
-        f"{path} is damaged, cut off or no checkpoint ({path.stat().st_size:,} bytes; "
-        f"{type(error).__name__}: {reason}); download or copy it again"
+        f"{path} is damaged, cut off or no checkpoint ({path.stat().st_size:,} bytes; {reason}); "
+        "download or copy it again"
     )
 
 
@@ -162,7 +187,7 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, _reason(error)) from error
     metadata.pop("format", None)
     return weights, {name: _from_json(text) for name, text in metadata.items()}
 

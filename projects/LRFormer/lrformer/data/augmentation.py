@@ -70,7 +70,7 @@ def _train_resize(cfg: CfgNode) -> T.Augmentation:
     shorts, longest = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
     ratios = list(cfg.INPUT.RESIZE_RATIO_RANGE)
     if not ratios:
-        return T.ResizeShortestEdge(shorts, longest, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
+        return ResizeShortestEdge(shorts, longest, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
     if len(shorts) != 1:
         raise ValueError(
             f"INPUT.RESIZE_RATIO_RANGE {ratios} scales one INPUT.MIN_SIZE_TRAIN; found "
@@ -88,7 +88,17 @@ def build_test_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     short_edge, long_edge = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     if cfg.INPUT.ALIGN_TEST > 0:
         return [ResizeAligned(short_edge, long_edge, cfg.INPUT.ALIGN_TEST)]
-    return [T.ResizeShortestEdge([short_edge], long_edge, "choice")]
+    return [ResizeShortestEdge([short_edge], long_edge, "choice")]
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """detectron2's, but at least one pixel of a very long image's short side remains."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        resize = super().get_transform(image)
+        if isinstance(resize, T.ResizeTransform):  # else the size is to be kept
+            resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
+        return resize
 
 
 class ResizeInRatioRange(T.Augmentation):
@@ -123,7 +133,7 @@ class ResizeAligned(T.Augmentation):
     def __init__(self, short_edge: int, long_edge: int = sys.maxsize, multiple: int = 32):
         super().__init__()
         self._init(locals())
-        self._resize = T.ResizeShortestEdge([short_edge], long_edge, "choice")
+        self._resize = ResizeShortestEdge([short_edge], long_edge, "choice")
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         resize = _as_resize(self._resize.get_transform(image), image)

@@ -1,6 +1,7 @@
 """Mappers by name, and detectron2's loaders with them."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import cv2
@@ -12,6 +13,11 @@ from . import mask_mappers
 from .catalog import load_dataset
 from .mappers import SegmentationMapper, SemSegMapper
 from .tree import DatasetError
+
+logger = logging.getLogger(__name__)
+
+# By each process that reads images: more are no accident.
+_MAX_SKIPPED = 10
 
 # What INPUT.DATASET_MAPPER_NAME may be; all but the first are the published Mask2Former's names.
 MAPPERS = {
@@ -40,13 +46,15 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> SegmentationMapper:
 def build_train_loader(cfg: CfgNode) -> DataLoader:
     """detectron2's training loader over ``DATASETS.TRAIN`` with our mapper.
 
+    An image that cannot be used is skipped with a warning; its process may skip ten.
+
     Raises:
         DatasetError: a dataset is unknown or its files are not where they should be.
     """
     if not cfg.DATASETS.TRAIN:
         raise DatasetError("DATASETS.TRAIN is empty; name at least one dataset.")
     dataset = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(name)]
-    mapper = build_mapper(cfg, is_train=True)
+    mapper = _Skipping(build_mapper(cfg, is_train=True), dataset)
     return _one_thread_a_worker(build_detection_train_loader(cfg, mapper=mapper, dataset=dataset))
 
 
@@ -58,6 +66,34 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     return _one_thread_a_worker(loader)
+
+
+class _Skipping:
+    """A mapper that takes another image in the place of one that cannot be read.
+
+    detectron2 does so where a mapper gives None, but fails there from Python 3.11 on.
+    """
+
+    def __init__(self, mapper: Callable[[dict], dict], dataset: Sequence[dict]):
+        self._mapper = mapper
+        self._spares = dataset[: _MAX_SKIPPED + 1]
+        self._skipped: set[str] = set()
+
+    def __call__(self, record: dict) -> dict:
+        for candidate in (record, *self._spares):
+            try:
+                return self._mapper(candidate)
+            except DatasetError as error:
+                self._skip(candidate["file_name"], error)
+        raise DatasetError("no image of the training data can be used")
+
+    def _skip(self, file_name: str, error: DatasetError) -> None:
+        if file_name in self._skipped:
+            return
+        if len(self._skipped) == _MAX_SKIPPED:
+            raise DatasetError(f"after {_MAX_SKIPPED} others that were skipped: {error}") from error
+        self._skipped.add(file_name)
+        logger.warning(f"skipped, another image takes its place: {error}")
 
 
 def _one_thread_a_worker(loader: DataLoader) -> DataLoader:

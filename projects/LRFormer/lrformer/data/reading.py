@@ -92,6 +92,11 @@ def image_size(file_name: str) -> Size:
     return image.size if transposed else image.size[::-1]
 
 
+def check_image(file_name: str) -> None:
+    """Raise DatasetError where a file, of an image or a map, is missing or cannot be decoded."""
+    _open(file_name, "image")
+
+
 def check_label(
     label: np.ndarray, file_name: str, num_classes: int, ignore_label: int, size: Size
 ) -> None:

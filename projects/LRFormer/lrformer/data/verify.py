@@ -14,22 +14,24 @@ from .build import MAPPERS, mapper_class
 from .catalog import load_dataset
 from .masks import check_category, object_mask, read_segments
 from .metadata import IGNORE_LABEL, SIZES
-from .reading import Size, check_size, image_size, read_checked_label
+from .reading import Size, check_image, check_size, image_size, read_checked_label, read_image
 from .tree import DatasetError, some
 
 logger = logging.getLogger(__name__)
 
 _MAX_LABELS = 500
 _THREADS = 8
+_ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 
 
 def verify_dataset(name: str, num_classes: int, mapper: str | None = None) -> None:
     """Check a registered dataset, the number of classes and the choice of the mapper.
 
     It may have label maps, COCO's objects or COCO's panoptic segments. Every file is looked for,
-    the class of every object and segment is checked. Maps are read and compared with their images'
-    sizes, and masks are decoded: all of them if there are few, else those of a few hundred images
-    spread evenly (the mappers check what they read).
+    and whether it is cut off; the class of every object and segment is checked. Maps are read and
+    compared with their images' sizes, and masks are decoded: all of them if there are few, else
+    those of a few hundred images spread evenly (the mappers check what they read); of a dataset
+    that is evaluated on, where none may be skipped, so are the images.
 
     Args:
         name: the dataset's name in detectron2's catalogs.
@@ -74,8 +76,9 @@ def verify_dataset(name: str, num_classes: int, mapper: str | None = None) -> No
 
     def check(index: float) -> None:
         record = records[int(index)]
-        size = image_size(record["file_name"])
-        check_size(record["file_name"], size, record)
+        file_name = record["file_name"]
+        size = image_size(file_name) if mapper else read_image(file_name).shape[:2]
+        check_size(file_name, size, record)
         kind.check(record, size, num_classes, ignore_label)
 
     spread = np.linspace(0, len(records) - 1, min(len(records), _MAX_LABELS))
@@ -143,9 +146,16 @@ def _entry(name: str, record: dict, mapper: str | None, wanted: str | None) -> s
 def _check_files(name: str, files: list[str]) -> None:
     def problem(file: str) -> str | None:
         try:
-            return None if "://" in file or os.stat(file).st_size else f"{file} (empty)"
+            if "://" in file or _is_ended(file):
+                return None
+            if os.stat(file).st_size == 0:
+                return f"{file} (empty)"
+            check_image(file)
+        except DatasetError as error:
+            return f"{file} (damaged: {error.__cause__})"
         except OSError as error:
             return f"{file} ({error.strerror})"
+        return None
 
     with ThreadPoolExecutor(_THREADS) as pool:
         problems = [text for text in pool.map(problem, files, chunksize=64) if text]
@@ -154,3 +164,12 @@ def _check_files(name: str, files: list[str]) -> None:
             f"{name}: {len(problems)} of {len(files)} files cannot be used: {some(problems)}. "
             "Restore them, or prepare the dataset again (datasets/README.md)."
         )
+
+
+def _is_ended(file: str) -> bool:
+    """Whether a JPEG or PNG ends as it should; some whole ones have more behind it."""
+    end = _ENDS.get(os.path.splitext(file)[1].lower(), b"")
+    size = os.stat(file).st_size
+    with open(file, "rb") as stream:
+        stream.seek(max(0, size - len(end)))
+        return size > 0 and stream.read() == end

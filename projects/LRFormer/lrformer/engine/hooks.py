@@ -5,14 +5,20 @@ import math
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from detectron2.utils.logger import log_first_n
 from timm.utils import ModelEmaV3
 from torch import nn
+
+from lrformer.checkpoint.reading import damage
+from lrformer.checkpoint.writing import save, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +99,14 @@ class BestCheckpointer(HookBase):
         self.file = Path(folder) / "model_best.pth"
 
     def before_train(self) -> None:
-        if self.trainer.start_iter > 0 and self.file.is_file():
+        if self.trainer.start_iter == 0 or not self.file.is_file():
+            return
+        if problem := damage(self.file):
+            logger.warning(
+                f"{self.file} is damaged ({problem}) and kept as {set_aside(self.file).name}: the "
+                "next evaluation is the best so far"
+            )
+        else:
             # mmap: of a file of weights only the value is read.
             best = torch.load(self.file, "cpu", weights_only=True, mmap=True).get("best", {})
             if best.get("metric") == self.metric:
@@ -114,11 +127,31 @@ class BestCheckpointer(HookBase):
             return
         self.value = value
         best = {"metric": self.metric, "value": value, "iteration": iteration}
-        # A crash while writing must not cost the best weights so far.
-        partial = self.file.with_suffix(".partial")
-        torch.save({"model": self._model.state_dict(), "best": best}, partial)
-        os.replace(partial, self.file)
+        save({"model": self._model.state_dict(), "best": best}, self.file)
         logger.info(f"best {self.metric} so far: {value:.2f}; saved to {self.file}")
+
+
+class TolerantWriter(EventWriter):
+    """A writer of metrics that loses them, with a warning, where its file cannot be written.
+
+    What then cannot be saved either ends the training: a checkpoint.
+    """
+
+    def __init__(self, writer: EventWriter):
+        self._writer = writer
+
+    def write(self) -> None:
+        self._try(self._writer.write)
+
+    def close(self) -> None:
+        self._try(self._writer.close)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            text = f"{type(self._writer).__name__} loses metrics: {error}"
+            log_first_n(logging.WARNING, text, name=__name__, key="message")
 
 
 class GracefulStop(HookBase):

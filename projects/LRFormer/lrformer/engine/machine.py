@@ -60,7 +60,8 @@ def check_num_gpus(num_gpus: int, num_machines: int, device: str) -> None:
         if not device.startswith("cuda"):
             raise ValueError(
                 f"--num-gpus {num_gpus} starts a process for each GPU, but MODEL.DEVICE is "
-                f"{device}; a CPU is used by one process with all its cores: --num-gpus 1"
+                f"{device}; a CPU is used by one process with all its cores (--num-gpus 1), or by "
+                "those that torchrun starts"
             )
         if num_gpus > found:
             hint = "; without a GPU use --num-gpus 1, it runs on the CPU" if found == 0 else ""

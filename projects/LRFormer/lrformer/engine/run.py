@@ -4,12 +4,13 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
@@ -22,7 +23,9 @@ from lrformer.inference import RuntimeOptions
 from lrformer.modeling.build import load_model
 from lrformer.ops.host_memory import keep_freed_memory
 
-from .machine import adapt_to_machine, check_num_gpus
+from .launch import Place, find_place, launch, prepare
+from .machine import adapt_to_machine
+from .output import claim, tolerate_lost_lines
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -40,8 +43,10 @@ Examples:
   evaluate faster, in bfloat16 where the device has it (see TEST.RUNTIME in config.py):
     train_net.py --config-file camvid/lrformer_t.yaml --eval-only \\
         MODEL.WEIGHTS output/camvid/model_best.pth TEST.RUNTIME.DTYPE auto
-  eight GPUs:
+  eight GPUs, in three ways; the last is for SLURM:
     train_net.py --config-file ade20k/lrformer_s.yaml --num-gpus 8
+    torchrun --nproc-per-node 8 tools/train_net.py --config-file ade20k/lrformer_s.yaml
+    srun --ntasks-per-node 8 python tools/train_net.py --config-file ade20k/lrformer_s.yaml
 
 Options come before the KEY VALUE pairs that override the config.
 """
@@ -62,14 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _launch(args: argparse.Namespace) -> None:
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(_configure(args), args),
-    )
+    place = find_place()
+    cfg = _configure(args, place)
+    # The first process writes for all, or starts the one that does.
+    is_first = args.machine_rank == 0 if place is None else place.rank == 0
+    with claim(cfg.OUTPUT_DIR, alone=not args.eval_only) if is_first else nullcontext():
+        launch(run, cfg, args, place)
 
 
 def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
@@ -113,12 +116,12 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def _configure(args: argparse.Namespace) -> CfgNode:
+def _configure(args: argparse.Namespace, place: Place | None) -> CfgNode:
     args.config_file = str(find_config(args.config_file))
     cfg = load_cfg(args.config_file, args.opts)
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
-    check_num_gpus(args.num_gpus, args.num_machines, cfg.MODEL.DEVICE)
+    prepare(args, place, cfg.MODEL.DEVICE)
     if args.eval_only and not cfg.DATASETS.TEST:
         raise ValueError("--eval-only: DATASETS.TEST is empty, there is nothing to evaluate on")
     _find_weights(cfg, args)
@@ -135,7 +138,7 @@ def _find_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
     checkpointer = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
     if args.resume and checkpointer.has_checkpoint():
         last = checkpointer.get_checkpoint_file()
-        if not Path(last).is_file():
+        if args.eval_only and not Path(last).is_file():
             raise ValueError(
                 f"--resume: {cfg.OUTPUT_DIR}/last_checkpoint names {Path(last).name}, which does "
                 "not exist; write the name of another checkpoint into it, or remove it"
@@ -153,14 +156,17 @@ def _find_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """detectron2's set-up, with the environment and the config in ``log.txt`` only.
+    """detectron2's set-up, with the environment, config and tracebacks in ``log.txt`` only.
 
-    On the terminal their hundreds of lines would hide everything else.
+    On the terminal their hundreds of lines would hide everything else; what is not expected ends
+    the process with its traceback anyway.
     """
-    rank = comm.get_rank()
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="lrformer")
-    # The call that default_setup makes; it is cached, so that the handlers are known before.
-    handlers = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank).handlers
+    folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
+    setup_logger(folder, distributed_rank=rank, name="lrformer")
+    # The calls that default_setup makes; they are cached, so that the handlers are known before.
+    setup_logger(folder, distributed_rank=rank, name="fvcore")
+    handlers = setup_logger(folder, distributed_rank=rank).handlers
+    tolerate_lost_lines("lrformer", "fvcore", "detectron2")
     terminal = [h for h in handlers if getattr(h, "stream", None) is sys.stdout]
     levels = [handler.level for handler in terminal]
     for handler in terminal:
@@ -170,7 +176,8 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     finally:
         for handler, level in zip(terminal, levels, strict=True):
             handler.setLevel(level)
-    logger.info(f"the environment and the whole config are in {Path(cfg.OUTPUT_DIR) / 'log.txt'}")
+            handler.addFilter(lambda record: not record.exc_info)
+    logger.info(f"the environment and the whole config are in {Path(folder) / 'log.txt'}")
 
 
 def _summarize(cfg: CfgNode, results: dict[str, Any], trained: bool) -> None:

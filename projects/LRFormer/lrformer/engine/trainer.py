@@ -12,6 +12,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventWriter
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import nn
@@ -24,7 +25,13 @@ from lrformer.inference import ClassMaps, build_inference_model
 from lrformer.ops import accelerate
 from lrformer.precision import autocast_dtype
 
-from .hooks import BestCheckpointer, GracefulStop, PeriodicCheckpointer, WeightAverage
+from .hooks import (
+    BestCheckpointer,
+    GracefulStop,
+    PeriodicCheckpointer,
+    TolerantWriter,
+    WeightAverage,
+)
 from .resume import skip_images
 from .solver import build_lr_scheduler, build_optimizer
 from .step import TrainStep
@@ -70,8 +77,8 @@ class Trainer(DefaultTrainer):
         model = accelerate(self.build_model(cfg))
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        options = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
-        model = create_ddp_model(model, broadcast_buffers=False, **options)
+        devices = None if cfg.MODEL.DEVICE == "cpu" else [torch.cuda.current_device()]
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=devices)
         self._trainer = TrainStep(model, data_loader, optimizer, _training_dtype(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = LRFormerCheckpointer(
@@ -136,6 +143,10 @@ class Trainer(DefaultTrainer):
             elif isinstance(hook, hooks.EvalHook) and comm.is_main_process():
                 built.append(BestCheckpointer(model, self.cfg.OUTPUT_DIR, self._best_metric()))
         return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """detectron2's, which a full disk does not end the training by."""
+        return [TolerantWriter(writer) for writer in super().build_writers()]
 
     def _best_metric(self) -> str:
         # Of several test sets the first decides.

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from detectron2.data import transforms as T
 from torch import Tensor, nn
 
-from lrformer.data.augmentation import ResizeAligned
+from lrformer.data.augmentation import ResizeAligned, ResizeShortestEdge
 
 from .wrapper import SemSegWrapper
 
@@ -49,7 +48,7 @@ class SemanticTTA(SemSegWrapper):
         if align > 0:
             self.resizes = [ResizeAligned(size, max_size, align) for size in min_sizes]
         else:
-            self.resizes = [T.ResizeShortestEdge([s], max_size, "choice") for s in min_sizes]
+            self.resizes = [ResizeShortestEdge([s], max_size, "choice") for s in min_sizes]
         self.flip = flip
         self.softmax = softmax
 

@@ -1,6 +1,7 @@
 """The training loss of per-pixel heads."""
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,6 +10,8 @@ from .common import resize
 
 class UpsampledCrossEntropy(nn.Module):
     """Mean cross-entropy, over the labelled pixels of a batch, of bilinearly upsampled logits.
+
+    Where several processes share a batch, the mean of what they return is that of the whole batch.
 
     Args:
         ignore_value: label of pixels that do not count.
@@ -34,9 +37,12 @@ class UpsampledCrossEntropy(nn.Module):
             raise ValueError(
                 f"labels are {tuple(targets.shape)}, no multiple of {n} logits of {h} x {w}"
             )
-        labelled = (targets != self.ignore_value).sum().clamp(min=1)
+        labelled = (targets != self.ignore_value).sum()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(labelled)
+            labelled = labelled / dist.get_world_size()
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return self.total(logits, targets) / labelled
+        return self.total(logits, targets) / labelled.clamp(min=1)
 
     def total(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The sum over the labelled pixels."""

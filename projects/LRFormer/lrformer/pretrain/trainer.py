@@ -18,7 +18,7 @@ from timm.utils import accuracy, distribute_bn, random_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lrformer.checkpoint.writing import replacing
+from lrformer.checkpoint.writing import replacing, save
 
 from . import checkpoint
 from .data import build_loader
@@ -200,11 +200,11 @@ class Pretraining:
             "history": self.history,
             "settings": self.settings,
         }
-        with replacing(self.output / LAST) as partial:
-            torch.save(state, partial)
+        save(state, self.output / LAST)
         best = max(self.history, key=lambda row: row["top1"])
         if best is self.history[-1]:
-            shutil.copyfile(self.output / LAST, self.output / BEST)
+            with replacing(self.output / BEST) as partial:
+                shutil.copyfile(self.output / LAST, partial)
         summary = {"settings": self.settings, "best": best, "epochs": self.history}
         (self.output / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
 

@@ -1,8 +1,8 @@
-"""Drawing many files: predict, draw, write, and tell what could not be read."""
+"""Drawing many files: predict, draw, write, and tell what could not be processed."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -11,19 +11,19 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lrformer.data import DatasetError
 from lrformer.data.reading import read_image
 from lrformer.inference import Predictor
 from lrformer.inference.ahead import map_ahead
+from lrformer.inference.tasks import check_task
 
 from .label_maps import LabelMapWriter
 from .picture import Style, draw_picture
 from .segments import Prediction
 from .sources import Source, read_truth
 from .video import SUFFIX as VIDEO_SUFFIX
-from .video import VideoError, VideoReader, write_video
+from .video import VideoReader, write_video
 
-# A source, its image, and what is drawn on it; None where it could not be read.
+# A source, its image, and what is drawn on it; None where it could not be processed.
 _Work = tuple[Source, np.ndarray, dict[str, Prediction]] | None
 
 
@@ -56,7 +56,7 @@ class DrawJob:
         self._maps = LabelMapWriter(self.output / "label_maps", self.task, self._metadata)
 
     def run(self, sources: Sequence[Source]) -> list[str]:
-        """Draw every source; what cannot be read is reported on standard error and skipped.
+        """Draw every source; one that cannot be is reported on standard error and skipped.
 
         Returns:
             A line for each source that was skipped.
@@ -65,6 +65,8 @@ class DrawJob:
             ValueError: a picture would overwrite an input; nothing is drawn.
             ValueError: the model does not predict the task.
         """
+        if self.predictor.tasks is not None:
+            check_task(self.task, self.predictor.tasks, self.predictor.model)
         self._check_outputs(sources)
         self._problems: list[str] = []
         with tqdm(total=len(sources), unit="file") as bar:
@@ -82,15 +84,19 @@ class DrawJob:
         return self._problems
 
     @contextmanager
-    def _skipping(self) -> Iterator[None]:
+    def _skipping(self, source: Source) -> Iterator[None]:
         try:
             yield
-        except (DatasetError, VideoError) as error:
-            self._problems.append(str(error))
-            tqdm.write(f"skipped: {error}", file=sys.stderr)
+        # Of any kind: no image, however odd, may end the work on the others.
+        except Exception as error:
+            text = str(error)
+            if str(source.path) not in text:
+                text = f"{source.path}: {type(error).__name__}: {text}"
+            self._problems.append(text)
+            tqdm.write(f"skipped: {text}", file=sys.stderr)
 
     def _read(self, source: Source) -> _Work:
-        with self._skipping():
+        with self._skipping(source):
             image, panels = read_image(str(source.path)), {}
             if source.truth is not None:
                 truth = read_truth(source.truth, self.task, image.shape[:2], self._metadata)
@@ -109,26 +115,30 @@ class DrawJob:
         if work is None:
             return None
         source, image, truth = work
+        # Without one frame there is no video.
+        with nullcontext() if source.is_video else self._skipping(source):
+            return source, image, {"prediction": self._prediction(image)} | truth
+
+    def _prediction(self, image: np.ndarray) -> Prediction:
         if self.task == "sem_seg":  # the class map, without the scores of all classes
-            prediction = self.predictor(image)
-        else:
-            prediction = self.predictor.predict(image, self.task)[self.task]
-            if self.task == "instances":
-                prediction = prediction.to("cpu")
-            else:
-                prediction = prediction[0].cpu().numpy(), prediction[1]
-        return source, image, {"prediction": prediction} | truth
+            return self.predictor(image)
+        prediction = self.predictor.predict(image, self.task)[self.task]
+        if self.task == "instances":
+            return prediction.to("cpu")
+        return prediction[0].cpu().numpy(), prediction[1]
 
     def _draw_image(self, work: _Work) -> None:
-        if work is not None:
-            source, image, panels = work
+        if work is None:
+            return
+        source, image, panels = work
+        with self._skipping(source):
             file = self._picture_of(source)
             file.parent.mkdir(parents=True, exist_ok=True)
             picture = draw_picture(image, panels, self._metadata, self.style)
             Image.fromarray(picture).save(file, quality=95)
 
     def _draw_video(self, source: Source) -> None:
-        with self._skipping():
+        with self._skipping(source):
             video = VideoReader(source.path)
             frames = tqdm(video, total=video.num_frames, unit="frame", desc=source.path.name)
             works = (
