@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 
-def mean_of_known(scores: np.ndarray) -> np.ndarray:
-    """The mean along the last axis of those that are not NaN; NaN where there are none."""
-    known = ~np.isnan(scores)
-    with np.errstate(invalid="ignore"):  # 0 / 0
-        return np.where(known, scores, 0).sum(-1) / known.sum(-1)
+def mean_of_known(scores: np.ndarray) -> float:
+    """The mean of those that are not NaN; NaN where there are none."""
+    known = scores[~np.isnan(scores)]
+    return float(known.mean()) if len(known) else np.nan
 
 
 def write_results(file: Path, dataset: str, images: int, means: dict, classes: list[dict]) -> None:

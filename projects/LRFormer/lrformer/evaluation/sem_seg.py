@@ -38,7 +38,7 @@ def scores_of(pixels: np.ndarray) -> dict[str, np.ndarray]:
         return {"IoU": iou, "ACC": 100 * (correct / labelled)}
 
 
-def means_of(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def means_of(scores: dict[str, np.ndarray]) -> dict[str, float]:
     """``mIoU`` from ``IoU`` and so on.
 
     A class counts in ``mIoU`` if it occurs among the labels or, wrongly, among the predictions for
@@ -48,13 +48,13 @@ def means_of(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"m{metric}": mean_of_known(values) for metric, values in scores.items()}
 
 
-def summary_of(pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """``mIoU``, ``fwIoU``, ``mACC`` and ``pACC`` in percent, of the 3×…×K of :func:`scores_of`."""
+def summary_of(pixels: np.ndarray) -> dict[str, float]:
+    """``mIoU``, ``fwIoU``, ``mACC`` and ``pACC`` in percent, of the 3×K of :func:`scores_of`."""
     (labelled, _, correct), scores = pixels, scores_of(pixels)
-    means, total = means_of(scores), labelled.sum(-1)
+    means = means_of(scores)
     with np.errstate(invalid="ignore"):  # 0 / 0
-        fw_iou = np.nansum(scores["IoU"] * labelled, -1) / total
-        p_acc = 100 * correct.sum(-1) / total
+        fw_iou = float(np.nansum(scores["IoU"] * labelled) / labelled.sum())
+        p_acc = float(100 * correct.sum() / labelled.sum())
     return {"mIoU": means["mIoU"], "fwIoU": fw_iou, "mACC": means["mACC"], "pACC": p_acc}
 
 
@@ -163,7 +163,7 @@ class PerClassSemSegEvaluator(SemSegEvaluator):
         segments, images = sum(segments), sum(numbers)
         pixels = segments.sum(axis=2)
         scores = scores_of(pixels)
-        results = {metric: float(value) for metric, value in summary_of(pixels).items()}
+        results = summary_of(pixels)
         if self._dilation_ratio:
             scores["BoundaryIoU"] = scores_of(sum(boundaries))["IoU"]
             results["mBoundaryIoU"] = mean_of_known(scores["BoundaryIoU"])

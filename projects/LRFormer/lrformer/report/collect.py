@@ -133,7 +133,7 @@ class ReportEvaluator(PerClassSemSegEvaluator):
             found.images[file_name] = np.stack(of_classes)
             score = summary_of(found.images[file_name])["mIoU"]
             small = prediction.astype(np.min_scalar_type(num_classes))
-            found.worst = found.best = [Example(file_name, float(score), small)]
+            found.worst = found.best = [Example(file_name, score, small)]
             contradicted = counts & ~correct & (confidence >= _CONFIDENT)
             found.suspects = suspects_of(file_name, label, prediction, confidence, contradicted)
         self.findings.add(found)

@@ -1,5 +1,7 @@
 """How sure the scores are, and how sure the model: bootstrap intervals and calibration."""
 
+import warnings
+
 import numpy as np
 
 from lrformer.evaluation.sem_seg import scores_of, summary_of
@@ -21,8 +23,10 @@ def resampled(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
     draws = np.random.default_rng(seed).multinomial(
         len(images), np.full(len(images), 1 / len(images)), size=RESAMPLES
     )
-    pixels = np.moveaxis(np.tensordot(draws, images, 1), 1, 0)
-    return summary_of(pixels) | {"IoU": scores_of(pixels)["IoU"]}
+    pixels = np.tensordot(draws, images, 1)
+    rows = [summary_of(x) for x in pixels]
+    scores = {metric: np.array([row[metric] for row in rows]) for metric in rows[0]}
+    return scores | {"IoU": scores_of(np.moveaxis(pixels, 1, 0))["IoU"]}
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -31,10 +35,10 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Args:
         values: RESAMPLES×….
     """
-    known = np.where(np.isnan(values).all(0), 0, values)
-    low, high = np.nanpercentile(known, (2.5, 97.5), axis=0)
-    missing = np.isnan(values).all(0)
-    return np.where(missing, np.nan, low), np.where(missing, np.nan, high)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of columns that are all NaN
+        low, high = np.nanpercentile(values, (2.5, 97.5), axis=0)
+    return low, high
 
 
 def calibration(bins: np.ndarray) -> dict:

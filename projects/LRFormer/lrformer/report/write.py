@@ -164,7 +164,7 @@ def report_content(evaluator: ReportEvaluator, classes: list[str]) -> dict:
         # Of the classes that are there: label -> pixels labelled as it, predicted as it, and both.
         "per_image": {
             short_name(file_name): {
-                "mIoU": float(summary_of(pixels)["mIoU"]),
+                "mIoU": summary_of(pixels)["mIoU"],
                 "pixels": {int(i): pixels[:, i].tolist() for i in np.flatnonzero(pixels.any(0))},
             }
             for file_name, pixels in found.images.items()
