@@ -53,7 +53,7 @@ def test_curves_of_a_training_that_was_resumed(tmp_path):
     rows = [(19, 3.0, None), (39, 2.0, 10.0), (59, 9.0, 1.0), (39, 1.5, None), (59, 1.0, 30.0)]
     keys = ("iteration", "total_loss", "sem_seg/mIoU")
     text = [json.dumps(dict(zip(keys, row, strict=True))) for row in rows]
-    (tmp_path / "metrics.json").write_text("\n".join([*text, '{"lr": 1}']))
+    (tmp_path / "metrics.json").write_text("\n".join([*text, '{"lr": 1}', '{"iterat']))
     curves = read_curves(tmp_path / "metrics.json", "sem_seg/mIoU")
     assert [tuple(x.values()) for x in curves] == [
         (19, 3.0, None),

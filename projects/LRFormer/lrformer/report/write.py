@@ -179,7 +179,10 @@ def read_curves(file: Path, metric: str) -> list[dict]:
     """
     curves: list[dict] = []
     for line in file.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except ValueError:  # a training was killed while it wrote
+            continue
         if "iteration" not in row:
             continue
         while curves and curves[-1]["iteration"] > row["iteration"]:
