@@ -109,25 +109,26 @@ class ReportEvaluator(PerClassSemSegEvaluator):
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for x, output in zip(inputs, outputs, strict=True):
-            maps = (output[key].cpu().numpy() for key in ("sem_seg_classes", "confidence"))
+            maps = [output[key].cpu().numpy() for key in ("sem_seg_classes", "confidence")]
             self._wait()
-            self._counting = self._thread.submit(self._find, x["file_name"], *maps)
-            self.findings.model_seconds.append(output["seconds"])
+            self._counting = self._thread.submit(
+                self._find, x["file_name"], *maps, output["seconds"]
+            )
 
-    def _find(self, file_name: str, prediction: np.ndarray, confidence: np.ndarray) -> None:
+    def _find(
+        self, file_name: str, prediction: np.ndarray, confidence: np.ndarray, seconds: float
+    ) -> None:
         label = self._count(file_name, prediction)
         counts, num_classes = label != self._ignore_label, self._num_classes
         correct = counts & (label == prediction)
         found = self._nothing()
+        found.model_seconds = [seconds]
         pairs = num_classes * label[counts] + prediction[counts]
         found.confusion += np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
         number = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-        for row, pixels, weights in (
-            (0, counts, None),
-            (1, correct, None),
-            (2, counts, confidence[counts]),
-        ):
-            found.bins[row] += np.bincount(number[pixels], weights, minlength=BINS)
+        of_bins = (counts, None), (correct, None), (counts, confidence[counts])
+        for row, (pixels, weights) in zip(found.bins, of_bins, strict=True):
+            row += np.bincount(number[pixels], weights, minlength=BINS)
         if counts.any():
             of_classes = found.confusion.sum(1), found.confusion.sum(0), found.confusion.diagonal()
             found.images[file_name] = np.stack(of_classes)

@@ -45,14 +45,14 @@ def calibration(bins: np.ndarray) -> dict:
     """Expected calibration error (Guo et al., ICML 2017) and the points of a reliability diagram.
 
     Args:
-        bins: 3×B numbers of pixels, of correct ones, and sums of confidences.
+        bins: 3×B numbers of pixels, of correct ones, and sums of confidences; some have pixels.
 
     Returns:
-        "ECE" in percent, NaN without pixels; "bins", the "pixels", "confidence" and "accuracy" of
+        "ECE" in percent; "bins", the "pixels", "confidence" and "accuracy" of
         those that are not empty, the latter two from 0 to 1.
     """
     pixels, correct, confidence = bins[:, bins[0] > 0]
-    error = np.abs(correct - confidence).sum() / pixels.sum() if len(pixels) else np.nan
+    error = np.abs(correct - confidence).sum() / pixels.sum()
     rows = zip(pixels, confidence / pixels, correct / pixels, strict=True)
     keys = ("pixels", "confidence", "accuracy")
     return {"ECE": 100 * float(error), "bins": [dict(zip(keys, row, strict=True)) for row in rows]}
