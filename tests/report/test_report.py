@@ -143,6 +143,8 @@ def test_two_reports_side_by_side(both, tmp_path, capsys):
 def test_reports_that_cannot_be_compared(both, tmp_path, capsys):
     first, second = both
     output = ["--output", str(tmp_path / "x.html")]
+    assert report.main([str(first), str(first), *output]) == 2
+    assert "name two reports" in capsys.readouterr().err
     assert report.main([str(first), str(tmp_path / "nowhere"), *output]) == 2
     assert "nowhere" in capsys.readouterr().err
     other = json.loads((second / "report.json").read_text())

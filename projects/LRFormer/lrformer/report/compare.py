@@ -27,10 +27,12 @@ def compare(first: str | Path, second: str | Path, file: Path) -> dict:
         also its 95 % interval, "low" and "high"; "changed", the images whose mIoU changed most.
 
     Raises:
-        ValueError: a file is no report, or the two are about different classes.
+        ValueError: a file is no report, both are one, or they are about different classes.
         OSError: a file is not there.
     """
     files = [_find(Path(path)) for path in (first, second)]
+    if files[0].samefile(files[1]):
+        raise ValueError(f"both are {files[0]}: name two reports")
     runs = [_read(path) for path in files]
     names = [[row["name"] for row in run["classes"]] for run in runs]
     if names[0] != names[1]:
@@ -70,9 +72,11 @@ def _find(path: Path) -> Path:
 def _read(file: Path) -> dict:
     try:
         run = json.loads(file.read_text(encoding="utf-8"))
-        return {**run, "per_image": run["per_image"], "classes": run["classes"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is no report of tools/train_net.py --report") from error
+    except ValueError:
+        run = {}
+    if "per_image" not in run:
+        raise ValueError(f"{file} is no report of tools/train_net.py --report")
+    return run
 
 
 def _difference(*runs: dict) -> dict:
