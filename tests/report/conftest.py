@@ -53,10 +53,16 @@ def labels(tmp_path_factory):
     MetadataCatalog.remove(NAME)
 
 
-@pytest.fixture
-def arguments(labels, tmp_path):
-    """A command line of train_net.py, but for its options."""
-    keys = _KEYS | {"OUTPUT_DIR": str(tmp_path / "output")}
+@pytest.fixture(scope="session")
+def output(tmp_path_factory):
+    """The folder of the training."""
+    return tmp_path_factory.mktemp("output")
+
+
+@pytest.fixture(scope="session")
+def arguments(labels, output):
+    """Keys for the end of train_net.py's command line."""
+    keys = _KEYS | {"OUTPUT_DIR": str(output)}
     return [text for pair in keys.items() for text in pair]
 
 

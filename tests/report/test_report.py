@@ -48,15 +48,15 @@ class _Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.fixture
-def trained(arguments, tmp_path):
+@pytest.fixture(scope="module")
+def trained(arguments, output, tmp_path_factory):
     """The folder of the report of a training."""
-    assert main([*CONFIG, "--report", str(tmp_path / "a"), *arguments, "SEED", "1"]) == 0
-    return tmp_path / "a"
+    folder = tmp_path_factory.mktemp("trained")
+    assert main([*CONFIG, "--report", str(folder), *arguments, "SEED", "1"]) == 0
+    return folder
 
 
-def test_a_training_ends_with_its_report(trained, tmp_path, labels):
-    output = tmp_path / "output"
+def test_a_training_ends_with_its_report(trained, output, labels):
     saved = json.loads((trained / "report.json").read_text(), parse_constant=pytest.fail)
     results = output / "inference" / "reported_sem_seg" / "sem_seg_results.json"
     results = json.loads(results.read_text())
@@ -91,13 +91,13 @@ def test_a_training_ends_with_its_report(trained, tmp_path, labels):
     assert (red == (known & (maps[0] != maps[1]).any(2))).all()
 
 
-@pytest.fixture
-def both(trained, arguments, tmp_path):
+@pytest.fixture(scope="module")
+def both(trained, arguments, output, tmp_path_factory):
     """The folders of two reports: of the training, and of its weights on smaller images."""
-    weights = ["MODEL.WEIGHTS", str(tmp_path / "output" / "model_final.pth")]
-    options = ["--eval-only", "--report", str(tmp_path / "b")]
-    assert main([*CONFIG, *options, *arguments, *weights, "INPUT.MIN_SIZE_TEST", "32"]) == 0
-    return trained, tmp_path / "b"
+    folder = tmp_path_factory.mktemp("evaluated")
+    keys = ["MODEL.WEIGHTS", str(output / "model_final.pth"), "INPUT.MIN_SIZE_TEST", "32"]
+    assert main([*CONFIG, "--eval-only", "--report", str(folder), *arguments, *keys]) == 0
+    return trained, folder
 
 
 def _pixels(saved):
@@ -141,7 +141,8 @@ def test_two_reports_side_by_side(both, tmp_path, capsys):
 
 
 def test_reports_that_cannot_be_compared(both, tmp_path, capsys):
-    first, second = both
+    first, second = both[0], tmp_path / "second"
+    shutil.copytree(both[1], second)
     output = ["--output", str(tmp_path / "x.html")]
     assert report.main([str(first), str(first), *output]) == 2
     assert "name two reports" in capsys.readouterr().err
