@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 
 import matplotlib
-from matplotlib.axes import Axes
+import numpy as np
 from matplotlib.figure import Figure
 
 # Of the first and the second run; they stand out on white and on black.
@@ -66,24 +66,26 @@ def curves_plot(runs: dict[str, Sequence[dict]]) -> str:
         runs: name -> what :func:`read_curves` of :mod:`lrformer.report.write` returns.
 
     Returns:
-        An <svg> element.
+        An <svg> element; "" where nothing is known.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, 3.6), layout="constrained")
-        upper, lower = figure.subplots(2, sharex=True)
-        for color, (name, curves) in zip(COLORS, runs.items(), strict=False):
-            _line(upper, curves, "loss", color=color, label=name)
-            _line(lower, curves, "mIoU", color=color, marker="o", markersize=3)
-        upper.set(ylabel="loss", ylim=(0, None))
-        lower.set(ylabel="mIoU (%)", xlabel="iteration")
+        units = {"loss": "loss", "mIoU": "mIoU (%)"}
+        known = [key for key in units if any(x[key] is not None for y in runs.values() for x in y)]
+        if not known:
+            return ""
+        plots = figure.subplots(len(known), sharex=True, squeeze=False)[:, 0]
+        for axes, key in zip(plots, known, strict=True):
+            for color, (name, curves) in zip(COLORS, runs.items(), strict=False):
+                points = [(x["iteration"], x[key]) for x in curves if x[key] is not None]
+                marker = "o" if len(points) < 30 else ""
+                options = {"marker": marker, "markersize": 3, "linewidth": 1.5, "label": name}
+                axes.plot(*np.array(points).reshape(-1, 2).T, color=color, **options)
+            axes.set_ylabel(units[key])
+        plots[-1].set_xlabel("iteration")
         if len(runs) > 1:
-            upper.legend()
+            plots[0].legend()
         return _svg(figure, "Learning curves: loss and mIoU against the iteration")
-
-
-def _line(axes: Axes, curves: Sequence[dict], key: str, **options) -> None:
-    points = [(x["iteration"], x[key]) for x in curves if x.get(key) is not None]
-    axes.plot(*zip(*points, strict=True) if points else ([], []), linewidth=1.5, **options)
 
 
 def _svg(figure: Figure, title: str) -> str:
