@@ -51,13 +51,15 @@ setup(
     license="Apache-2.0",
     package_dir={"": PACKAGES},
     packages=find_packages(PACKAGES),
+    package_data={"lrformer.report": ["templates/*"]},
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.10",
     # detectron2 is needed too, but cannot be declared: its authors publish it on no package index.
     # tools/install_detectron2.py installs one; any from mid-2021 to the newest will do.
     install_requires=[
         "fvcore>=0.1.5.post20211023",
-        "matplotlib>=3.5",
+        "jinja2>=3.0",
+        "matplotlib>=3.6",
         "numpy>=1.24",
         # The headless build: the other one does not import on a machine without libGL.
         "opencv-python-headless>=4.6",

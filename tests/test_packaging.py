@@ -83,6 +83,12 @@ def test_an_installed_wheel_has_every_config(installed, tmp_path):
     run(sys.executable, "-c", USE, installed, cwd=tmp_path, env=environment)
 
 
+def test_an_installed_wheel_has_what_the_report_is_made_of(installed):
+    folder = "lrformer/report/templates"
+    found = {file.name for file in (installed / folder).iterdir()}
+    assert found == {file.name for file in (ROOT / "projects/LRFormer" / folder).iterdir()}
+
+
 def test_a_source_distribution_has_every_config(tree):
     run(sys.executable, "setup.py", "--quiet", "sdist", cwd=tree)
     (sdist,) = (tree / "dist").glob("*.tar.gz")

@@ -22,6 +22,7 @@ from lrformer.evaluation import BEST_METRICS, RESULTS_FILES, evaluated_tasks, ou
 from lrformer.inference import RuntimeOptions
 from lrformer.modeling.build import load_model
 from lrformer.ops.host_memory import keep_freed_memory
+from lrformer.report import Report
 
 from .launch import Place, find_place, launch, prepare
 from .machine import adapt_to_machine
@@ -43,6 +44,9 @@ Examples:
   evaluate faster, in bfloat16 where the device has it (see TEST.RUNTIME in config.py):
     train_net.py --config-file camvid/lrformer_t.yaml --eval-only \\
         MODEL.WEIGHTS output/camvid/model_best.pth TEST.RUNTIME.DTYPE auto
+  a page with scores, curves, and the best and worst images (also with --eval-only):
+    train_net.py --config-file camvid/lrformer_t.yaml --report output/camvid/report \
+        OUTPUT_DIR output/camvid
   eight GPUs, in three ways; the last is for SLURM:
     train_net.py --config-file ade20k/lrformer_s.yaml --num-gpus 8
     torchrun --nproc-per-node 8 tools/train_net.py --config-file ade20k/lrformer_s.yaml
@@ -60,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = default_argument_parser(epilog=_EPILOG)
     parser.description = "Train or evaluate LRFormer."
+    parser.add_argument(
+        "--report",
+        metavar="DIR",
+        help="a page about the (last) evaluation: DIR/report.html",
+    )
     args = cli.parse(parser, argv)
     if not args.config_file:
         parser.error("--config-file is required, for example --config-file ade20k/lrformer_t.yaml")
@@ -102,17 +111,24 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
                 f"TEST.RUNTIME.ENGINE {options.engine} is for --eval-only: a training would export "
                 "the model at every evaluation; leave it torch"
             )
+    report = Report(cfg, args.report) if args.report else None
     if args.eval_only:
         Trainer.verify_datasets(cfg, cfg.DATASETS.TEST)
         for name in cfg.DATASETS.TEST:
             evaluated_tasks(cfg, name)  # for its errors, before the weights are read
-        results = Trainer.test(cfg, load_model(cfg))
+        evaluators = report.build_evaluators() if report else None
+        results = Trainer.test(cfg, load_model(cfg), evaluators)
     else:
         trainer = Trainer(cfg)
+        trainer.last_evaluators = report.build_evaluators() if report else None
         trainer.resume_or_load(resume=args.resume)
         results = trainer.train()
     if comm.is_main_process():
         _summarize(cfg, results, trained=not args.eval_only)
+        if report:
+            weights = cfg.MODEL.WEIGHTS if args.eval_only else _last_weights(cfg)
+            for file in report.write(args.config_file, weights):
+                logger.info(f"report: {file}")
     return results
 
 
@@ -192,7 +208,11 @@ def _summarize(cfg: CfgNode, results: dict[str, Any], trained: bool) -> None:
                 details = f" (each class: {file})" if file.is_file() else ""
                 logger.info(f"{name}: {metric} {scores[group][metric]:.2f}{details}")
     if trained:
-        last = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR).get_checkpoint_file()
+        last = _last_weights(cfg)
         best = Path(cfg.OUTPUT_DIR) / "model_best.pth"
         also = f", the best ones in {best}" if best.is_file() else ""
         logger.info(f"last weights in {last}{also}")
+
+
+def _last_weights(cfg: CfgNode) -> str:
+    return DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR).get_checkpoint_file()

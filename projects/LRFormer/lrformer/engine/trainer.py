@@ -21,9 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 from lrformer.checkpoint import LRFormerCheckpointer
 from lrformer.data import build_test_loader, build_train_loader, metadata_of, verify_dataset
 from lrformer.evaluation import PerClassSemSegEvaluator, best_metric, build_evaluator
-from lrformer.inference import ClassMaps, build_inference_model
+from lrformer.inference import ClassMaps, ConfidentClassMaps, build_inference_model
 from lrformer.ops import accelerate
 from lrformer.precision import autocast_dtype
+from lrformer.report import ReportEvaluator
 
 from .hooks import (
     BestCheckpointer,
@@ -46,6 +47,9 @@ class Trainer(DefaultTrainer):
     precision on any device (``SOLVER.AMP``); the datasets are checked first; the best checkpoint
     beside the last ones; a training that was stopped continues with its optimizer, its schedule
     and, where ``SEED`` fixes the order of the images, the next images.
+
+    Attributes:
+        last_evaluators: those of the evaluation after the last iteration; None: as in all others.
 
     Examples::
 
@@ -90,6 +94,7 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self.last_evaluators: list[DatasetEvaluator] | None = None
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -123,7 +128,9 @@ class Trainer(DefaultTrainer):
             model = average.model
 
         def evaluate() -> dict[str, Any]:
-            self._last_eval_results = self.test(self.cfg, model)
+            is_last = self.iter >= self.max_iter
+            evaluators = self.last_evaluators if is_last else None
+            self._last_eval_results = self.test(self.cfg, model, evaluators)
             return self._last_eval_results
 
         built = []
@@ -172,7 +179,7 @@ class Trainer(DefaultTrainer):
                 f"already trained for {self.start_iter} iterations (SOLVER.MAX_ITER is "
                 f"{self.max_iter}): evaluating only"
             )
-            self._last_eval_results = self.test(self.cfg, self.model)
+            self._last_eval_results = self.test(self.cfg, self.model, self.last_evaluators)
         return self._last_eval_results
 
     # The detectron2 of 2021 leaves the optimizer out of its default trainer's state; newer ones
@@ -264,7 +271,10 @@ class Trainer(DefaultTrainer):
         model.eval()
         try:
             prepared = build_inference_model(cfg, model)
-            if all(isinstance(x, PerClassSemSegEvaluator) for x in evaluators):
+            if any(isinstance(x, ReportEvaluator) for x in evaluators):
+                is_logits = cfg.MODEL.META_ARCHITECTURE != "MaskFormer" and not cfg.TEST.AUG.ENABLED
+                prepared = ConfidentClassMaps(prepared, softmax=is_logits)
+            elif all(isinstance(x, PerClassSemSegEvaluator) for x in evaluators):
                 prepared = ClassMaps(prepared)
             return super().test(cfg, prepared, evaluators)
         finally:

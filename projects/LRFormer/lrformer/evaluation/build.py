@@ -89,16 +89,23 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 
+def build_sem_seg_evaluator(
+    cfg: CfgNode, dataset_name: str, evaluator: type = sem_seg.PerClassSemSegEvaluator
+) -> sem_seg.PerClassSemSegEvaluator:
+    """That of semantic segmentation, or a subclass of it."""
+    boundary = cfg.TEST.BOUNDARY_IOU
+    return evaluator(
+        dataset_name,
+        str(output_folder(cfg, dataset_name)),
+        save_predictions=cfg.TEST.SAVE_PREDICTIONS,
+        dilation_ratio=boundary.DILATION_RATIO if boundary.ENABLED else 0.0,
+    )
+
+
 def _build(task: str, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-    folder = str(output_folder(cfg, dataset_name))
     if task == "sem_seg":
-        boundary = cfg.TEST.BOUNDARY_IOU
-        return sem_seg.PerClassSemSegEvaluator(
-            dataset_name,
-            folder,
-            save_predictions=cfg.TEST.SAVE_PREDICTIONS,
-            dilation_ratio=boundary.DILATION_RATIO if boundary.ENABLED else 0.0,
-        )
+        return build_sem_seg_evaluator(cfg, dataset_name)
+    folder = str(output_folder(cfg, dataset_name))
     if task == "instances":
         return InstanceEvaluator(dataset_name, folder)
     if importlib.util.find_spec("panopticapi") is not None:

@@ -18,6 +18,13 @@ def segment_sizes(classes: np.ndarray) -> np.ndarray:
     Returns:
         H×W uint8.
     """
+    segments = number_components(classes)
+    areas = np.bincount(segments.ravel())
+    return np.digitize(areas, _AREAS).astype(np.uint8)[segments]
+
+
+def number_components(classes: np.ndarray) -> np.ndarray:
+    """The segment that each pixel lies in, see :func:`segment_sizes`: H×W int32, from 1 on."""
     # Every other pixel of a map of twice the size; those in between link neighbours of one class.
     # So one pass finds the components of all classes.
     height, width = classes.shape
@@ -25,9 +32,7 @@ def segment_sizes(classes: np.ndarray) -> np.ndarray:
     links[1::2] = links[:, 1::2] = 0
     links[1::2, ::2] = classes[1:] == classes[:-1]
     links[::2, 1::2] = classes[:, 1:] == classes[:, :-1]
-    segments = cv2.connectedComponents(links, connectivity=4)[1][::2, ::2]
-    areas = np.bincount(segments.ravel())
-    return np.digitize(areas, _AREAS).astype(np.uint8)[segments]
+    return cv2.connectedComponents(links, connectivity=4)[1][::2, ::2]
 
 
 def boundary(classes: np.ndarray, dilation_ratio: float) -> np.ndarray:

@@ -30,7 +30,7 @@ def scores_of(pixels: np.ndarray) -> dict[str, np.ndarray]:
     """``IoU`` and ``ACC`` of each class in percent; NaN where there is nothing to divide by.
 
     Args:
-        pixels: 3×K numbers of pixels: labelled as each class, predicted as it, and both.
+        pixels: 3×…×K numbers of pixels: labelled as each class, predicted as it, and both.
     """
     labelled, predicted, correct = pixels
     with np.errstate(invalid="ignore"):  # 0 / 0
@@ -46,6 +46,16 @@ def means_of(scores: dict[str, np.ndarray]) -> dict[str, float]:
     which the paper's numbers follow.
     """
     return {f"m{metric}": mean_of_known(values) for metric, values in scores.items()}
+
+
+def summary_of(pixels: np.ndarray) -> dict[str, float]:
+    """``mIoU``, ``fwIoU``, ``mACC`` and ``pACC`` in percent, of the 3×K of :func:`scores_of`."""
+    (labelled, _, correct), scores = pixels, scores_of(pixels)
+    means = means_of(scores)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        fw_iou = float(np.nansum(scores["IoU"] * labelled) / labelled.sum())
+        p_acc = float(100 * correct.sum() / labelled.sum())
+    return {"mIoU": means["mIoU"], "fwIoU": fw_iou, "mACC": means["mACC"], "pACC": p_acc}
 
 
 class PerClassSemSegEvaluator(SemSegEvaluator):
@@ -114,7 +124,8 @@ class PerClassSemSegEvaluator(SemSegEvaluator):
         if self._counting is not None:
             self._counting.result()
 
-    def _count(self, file_name: str, prediction: np.ndarray) -> None:
+    def _count(self, file_name: str, prediction: np.ndarray) -> np.ndarray:
+        """Count the pixels of an image; its label map."""
         file = self.input_file_to_gt_file[file_name]
         label = read_label(file)
         check_label(label, file, self._num_classes, self._ignore_label, prediction.shape)
@@ -134,6 +145,7 @@ class PerClassSemSegEvaluator(SemSegEvaluator):
         self._num_images += 1
         if self._save_predictions:
             self._predictions.extend(self.encode_json_sem_seg(prediction, file_name))
+        return label
 
     def evaluate(self) -> "OrderedDict[str, dict[str, float]] | None":
         """The scores of all images since :meth:`reset`; also logged and written to files.
@@ -150,12 +162,8 @@ class PerClassSemSegEvaluator(SemSegEvaluator):
         segments, boundaries, numbers, predictions = zip(*gathered, strict=True)
         segments, images = sum(segments), sum(numbers)
         pixels = segments.sum(axis=2)
-        (labelled, _, correct), scores = pixels, scores_of(pixels)
-        means = means_of(scores)
-        with np.errstate(invalid="ignore"):  # 0 / 0
-            fw_iou = float(np.nansum(scores["IoU"] * labelled) / labelled.sum())
-            p_acc = float(100 * correct.sum() / labelled.sum())
-        results = {"mIoU": means["mIoU"], "fwIoU": fw_iou, "mACC": means["mACC"], "pACC": p_acc}
+        scores = scores_of(pixels)
+        results = summary_of(pixels)
         if self._dilation_ratio:
             scores["BoundaryIoU"] = scores_of(sum(boundaries))["IoU"]
             results["mBoundaryIoU"] = mean_of_known(scores["BoundaryIoU"])

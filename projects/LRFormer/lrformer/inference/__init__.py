@@ -6,10 +6,11 @@ from .runtime import RuntimeOptions, build_inference_model, prepare_for_inferenc
 from .sliding_window import SlidingWindow
 from .tasks import predicted_tasks
 from .tta import SemanticTTA
-from .wrapper import ClassMaps
+from .wrapper import ClassMaps, ConfidentClassMaps
 
 __all__ = [
     "ClassMaps",
+    "ConfidentClassMaps",
     "ExportedModel",
     "Predictor",
     "RuntimeOptions",
