@@ -74,8 +74,10 @@ def load_cfg(config_file: str | Path | None, opts: Sequence = ()) -> CN:
 def find_config(config_file: str | Path) -> Path:
     """The file that a config's path means: itself, or else the one below the project's configs.
 
+    A model's name alone, such as "lrformer_s", means its config for own data.
+
     Raises:
-        FileNotFoundError: neither exists.
+        FileNotFoundError: none exists.
     """
     path = Path(config_file)
     if path.is_file():
@@ -84,6 +86,9 @@ def find_config(config_file: str | Path) -> Path:
     below = _CONFIGS / path
     if below.is_file():
         return below
+    own = _CONFIGS / "own" / f"{path}.yaml"
+    if len(path.parts) == 1 and own.is_file():
+        return own
     also = f", nor {below}" if below != path else ""
     raise FileNotFoundError(f"there is no config file {path} (looked from {Path.cwd()}){also}")
 
