@@ -20,9 +20,14 @@ _SEEN_FILES = 40
 
 def list_images(folder: Path) -> dict[str, Path]:
     """The images below a folder, sorted, by their path there without suffix."""
-    files = (x for x in sorted(folder.rglob("*")) if x.suffix.lower() in IMAGE_SUFFIXES)
-    hidden = (x for x in files if not any(p.startswith(".") for p in x.relative_to(folder).parts))
-    return {str(x.relative_to(folder).with_suffix("")): x for x in hidden}
+    files = (x for x in list_files(folder) if x.suffix.lower() in IMAGE_SUFFIXES)
+    return {str(x.relative_to(folder).with_suffix("")): x for x in files}
+
+
+def list_files(folder: Path) -> list[Path]:
+    """The files below a folder, sorted, without hidden ones, as conversions are."""
+    found = (x for x in sorted(folder.rglob("*")) if x.is_file())
+    return [x for x in found if not any(p[0] == "." for p in x.relative_to(folder).parts)]
 
 
 def pair(images: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, Path]:
@@ -121,7 +126,7 @@ class Table:
         return known, np.array([packed[value] for value in known.tolist()], np.uint8)
 
 
-def merge_classes(files: Mapping[int, Path], unlabelled: int, destination: Path) -> None:
+def merge_classes(files: Mapping[int, Path], destination: Path, unlabelled: int) -> None:
     """Write one label map of a file a class, whose pixels are not 0 where the class is.
 
     Where several are, the last label counts.

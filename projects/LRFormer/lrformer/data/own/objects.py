@@ -21,6 +21,7 @@ from pycocotools import mask as mask_util
 
 from ..reading import image_size
 from ..tree import DatasetError, some
+from .masks import list_files
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ class Objects(NamedTuple):
 def kind_of(labels: Path) -> str | None:
     """ "coco", "panoptic", "labelme", "cvat", "labelstudio", or None for what lists no objects."""
     if labels.is_dir():
-        first = next(labels.rglob("*.json"), None)
-        return kind_of(first) if first else None
+        files = _json_files(labels)
+        return kind_of(files[0]) if files else None
     if labels.suffix.lower() == ".xml":
         return "cvat"
     if labels.suffix.lower() != ".json":
@@ -96,6 +97,10 @@ def read_objects(labels: Path, images: Mapping[str, Path]) -> Objects:
         if name not in names:
             names.append(name)
     return Objects(names, objects)
+
+
+def _json_files(folder: Path) -> list[Path]:
+    return [x for x in list_files(folder) if x.suffix.lower() == ".json"]
 
 
 def _load_json(file: Path) -> Any:
@@ -156,7 +161,7 @@ def _labelme(folder: Path) -> tuple[Iterator[tuple[str, Any]], list[str]]:
                 logger.warning(f"{file}: a {kind} has no area and is not used")
 
     # A file has its image's name.
-    files = sorted(folder.rglob("*.json"))
+    files = _json_files(folder)
     return ((str(file.relative_to(folder)), list(listed(file))) for file in files), []
 
 
