@@ -195,6 +195,8 @@ def _add_head(cfg: CN) -> None:
     # Loss of the auxiliary classifier (of the coarsest feature but one; for training only) relative
     # to the head's own; 0 leaves the classifier out.
     head.AUX_LOSS_WEIGHT = 0.0
+    # How much a pixel of each class counts in the loss; []: all the same. Per-pixel heads only.
+    head.CLASS_WEIGHTS = []
 
 
 def _add_input(cfg: CN) -> None:
@@ -229,6 +231,8 @@ def _add_solver(cfg: CN) -> None:
     # Of an exponential moving average of the weights, which is then what is evaluated and kept at
     # the end; 0: none.
     cfg.SOLVER.EMA_DECAY = 0.0
+    # End the training after so many evaluations in a row without a better score; 0: never.
+    cfg.SOLVER.EARLY_STOPPING = 0
     # Data type of SOLVER.AMP.ENABLED: "bfloat16", "float16", or "auto": bfloat16 where the device
     # computes in it, else float16 on a GPU and float32 on a CPU.
     cfg.SOLVER.AMP.DTYPE = "auto"

@@ -24,7 +24,14 @@ from lrformer.inference import ClassMaps, build_inference_model
 from lrformer.ops import accelerate
 from lrformer.precision import autocast_dtype
 
-from .hooks import BestCheckpointer, GracefulStop, PeriodicCheckpointer, WeightAverage
+from .hooks import (
+    BestCheckpointer,
+    EarlyStop,
+    EarlyStopping,
+    GracefulStop,
+    PeriodicCheckpointer,
+    WeightAverage,
+)
 from .resume import skip_images
 from .solver import build_lr_scheduler, build_optimizer
 from .step import TrainStep
@@ -135,6 +142,8 @@ class Trainer(DefaultTrainer):
                 built.append(GracefulStop(self.checkpointer))
             elif isinstance(hook, hooks.EvalHook) and comm.is_main_process():
                 built.append(BestCheckpointer(model, self.cfg.OUTPUT_DIR, self._best_metric()))
+        if self.cfg.SOLVER.EARLY_STOPPING:
+            built.append(EarlyStopping(self._best_metric(), self.cfg.SOLVER.EARLY_STOPPING))
         return built
 
     def _best_metric(self) -> str:
@@ -155,7 +164,14 @@ class Trainer(DefaultTrainer):
         """
         self._last_eval_results = {}
         if self.start_iter < self.max_iter:
-            super().train()
+            try:
+                super().train()
+            except EarlyStop:
+                self.checkpointer.save("model_final", iteration=self.iter)
+                logger.info(
+                    f"stopped after iteration {self.iter + 1} of {self.max_iter}: no better score "
+                    f"in {self.cfg.SOLVER.EARLY_STOPPING} evaluations (SOLVER.EARLY_STOPPING)"
+                )
         else:
             logger.info(
                 f"already trained for {self.start_iter} iterations (SOLVER.MAX_ITER is "
