@@ -39,8 +39,8 @@ def with_data(args: argparse.Namespace) -> list:
     return [*data_opts(load_cfg(args.config_file, opts), args.data), *args.opts]
 
 
-def data_opts(cfg: CfgNode, file: str | Path) -> list:
-    """``[key, value, …]`` that fit ``cfg`` to the dataset of a yaml, which is registered.
+def data_opts(cfg: CfgNode, file: str | Path) -> list[str]:
+    """``[key, value, …]``, as on a command line, that fit ``cfg`` to the dataset of a yaml, which is registered.
 
     They set the datasets, the number of classes and the ignore label; the task, where the model can
     learn several; sizes, from the median of the images'; the schedule, from their number; and where
@@ -66,7 +66,7 @@ def data_opts(cfg: CfgNode, file: str | Path) -> list:
         opts |= _from_scratch(cfg)
     counts = ", ".join(f"{len(images)} of {split}" for split, images in found.images.items())
     print(f"{file}: {found.kind}, {task} segmentation, {len(classes)} classes; images: {counts}")
-    return [x for pair in opts.items() for x in pair]
+    return [str(x) for pair in opts.items() for x in pair]
 
 
 def register_data(cfg: CfgNode, file: str | Path) -> tuple[Found, dict[str, str]]:
