@@ -40,11 +40,12 @@ def with_data(args: argparse.Namespace) -> list:
 
 
 def data_opts(cfg: CfgNode, file: str | Path) -> list[str]:
-    """``[key, value, …]``, as on a command line, that fit ``cfg`` to the dataset of a yaml, which is registered.
+    """``[key, value, …]``, as on a command line, that fit ``cfg`` to a yaml's dataset.
 
-    They set the datasets, the number of classes and the ignore label; the task, where the model can
-    learn several; sizes, from the median of the images'; the schedule, from their number; and where
-    no weights are given the learning rates and layer scales that suit a training from scratch.
+    It is registered. They set the datasets, the number of classes and the ignore label; the task,
+    where the model can learn several; sizes, from the median of the images'; the schedule, from
+    their number; and where no weights are given the learning rates and layer scales that suit a
+    training from scratch.
     """
     found, names = register_data(cfg, file)
     task = task_of(cfg, found)

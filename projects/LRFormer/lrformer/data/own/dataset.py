@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..builtin import _load_objects as load_objects
+from ..builtin import load_objects
 from ..masks import object_mask, read_segments
 from ..metadata import IGNORE_LABEL
 from ..prepare import make_files, save_label
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 CACHE = ".lrformer"
 # By task: a part of the names in the catalogs, as those of the datasets that are built in.
 NAMES = {"semantic": "sem_seg", "instance": "instance", "panoptic": "panoptic"}
+_OBJECTS = "objects.json"  # COCO's annotations of a split
 _FEW = 64  # files that are converted in this process
 
 
@@ -45,8 +46,10 @@ class Found:
         classes: of label maps.
         things: names of the classes of objects; in panoptic data of all segments.
         images: by split, the labelled images by their path below their folder.
-        labels: by split and image the label file, or {class: file}; None for objects.
+        labels: by split and image the label file, {class: file}, a list of
+            :class:`~.objects.Object`, or COCO's panoptic annotation.
         unlabelled: by split, images without labels.
+        table: what label maps are converted by; None where they are used as they are.
     """
 
     spec: OwnData
@@ -56,6 +59,7 @@ class Found:
     images: dict[str, dict[str, Path]]
     labels: dict[str, dict[str, Any]]
     unlabelled: dict[str, list[Path]]
+    table: masks.Table | None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -107,8 +111,19 @@ def find(spec: OwnData) -> Found:
             unlabelled[split] = [file for file in left if file not in used]
         images[split] = {key: images[split][key] for key in chosen}
         labels[split] = {key: labels[split][key] for key in chosen}
-    classes, things = _classes(spec, kind, names, labels)
-    return Found(spec, kind, classes, things, images, labels, unlabelled)
+    classes, things, table = spec.classes or Classes(tuple(names)), (), None
+    if kind == "maps":
+        seen = masks.seen_values(file for of in labels.values() for file in _files(of))
+        classes = spec.classes or masks.classes_of(seen, spec.file)
+        table = masks.table_for(classes, spec.ignored, seen, spec.file)
+    elif kind == "panoptic":
+        things = classes.names
+    else:
+        things = tuple(name for name in classes.names if name != spec.unlabelled)
+        if spec.unlabelled not in (IGNORE, *classes.names):
+            values = ((), *classes.values) if classes.values else ()
+            classes = replace(classes, names=(spec.unlabelled, *things), values=values)
+    return Found(spec, kind, classes, things, images, labels, unlabelled, table)
 
 
 def _pair(spec: OwnData, part: Part, images: Mapping[str, Path]) -> dict[str, Any]:
@@ -136,35 +151,15 @@ def _files(labels: Mapping[str, Any]) -> Iterable[Path]:
 def _read_panoptic(file: Path, images: Mapping[str, Path]) -> objects.Objects:
     """Segments of each image instead of objects: COCO's annotation, with names for categories."""
     content = json.loads(file.read_text(encoding="utf-8"))
-    names = {x["id"]: x["name"] for x in content["categories"]}
+    categories = {x["id"]: {"isthing": 1} | x for x in content["categories"]}
     of = {}
     for annotation in content["annotations"]:
         key = str(Path(annotation["file_name"]).with_suffix(""))
         if key in images:
-            segments = [x | {"name": names[x["category_id"]]} for x in annotation["segments_info"]]
-            of[key] = annotation | {"segments_info": segments}
-    return objects.Objects([names[i] for i in sorted(names)], of)
-
-
-def _classes(
-    spec: OwnData, kind: str, names: list[str], labels: Mapping[str, Mapping]
-) -> tuple[Classes, tuple[str, ...]]:
-    """The classes of label maps, and the names of objects'."""
-    given = spec.classes
-    if kind == "maps":
-        files = [file for of in labels.values() for file in _files(of)]
-        return given or masks.classes_of(masks.seen_values(files), spec.file), ()
-    classes = given or Classes(tuple(names))
-    things = tuple(name for name in classes.names if kind == "panoptic" or name != spec.unlabelled)
-    if kind != "panoptic" and spec.unlabelled not in (IGNORE, *classes.names):
-        values = ((), *classes.values) if classes.values else ()
-        classes = replace(classes, names=(spec.unlabelled, *classes.names), values=values)
-    if len(classes.names) > MAX_CLASSES:
-        raise DatasetError(
-            f"{spec.file}: {len(classes.names)} classes; labels that have to be converted may have "
-            f"{MAX_CLASSES}."
-        )
-    return classes, things
+            segments = annotation["segments_info"]
+            named = [x | {"name": categories[x["category_id"]]["name"]} for x in segments]
+            of[key] = annotation | {"segments_info": named, "categories": categories.values()}
+    return objects.Objects([categories[i]["name"] for i in sorted(categories)], of)
 
 
 def register(found: Found, task: str) -> dict[str, str]:
@@ -200,47 +195,51 @@ def register(found: Found, task: str) -> dict[str, str]:
 
 
 def _semantic(found: Found, split: str) -> tuple[list[dict], dict]:
-    images, labels = found.images[split], found.labels[split]
-    spec, names = found.spec, found.classes.names
-    meta = {"evaluator_type": "sem_seg", "stuff_classes": list(names), "ignore_label": IGNORE_LABEL}
-    meta["stuff_colors"] = [list(color) for color in found.classes.colors]
-    background = names.index(spec.unlabelled) if spec.unlabelled in names else IGNORE_LABEL
+    spec, names, labels = found.spec, found.classes.names, found.labels[split]
+    folder = _cache(found, split)
+    maps = {key: folder / "labels" / f"{key}.png" for key in labels}
+    unlabelled = names.index(spec.unlabelled) if spec.unlabelled in names else IGNORE_LABEL
+    ignore_label = IGNORE_LABEL
     if found.kind == "maps":
-        seen = masks.seen_values(_files(labels))
-        table = masks.table_for(found.classes, spec.ignored, seen, spec.file)
+        table, items, sources = found.table, labels, labels
         if table is None:
-            meta["ignore_label"] = next(iter(spec.ignored), default_ignore_label(len(names)))
-            maps, jobs = labels, []
+            ignore_label = next(iter(spec.ignored), default_ignore_label(len(names)))
+            maps = labels
         else:
-            maps = _destinations(found, split, ".png")
-            jobs = [(file, maps[key]) for key, file in labels.items()]
-            make, sources = table.convert, list(labels.values())
+            make = table.convert
     elif found.kind == "class files":
-        maps = _destinations(found, split, ".png")
-        jobs = [({names.index(x): f for x, f in labels[key].items()}, maps[key]) for key in labels]
-        make = partial(masks.merge_classes, unlabelled=background)
-        sources = [max(x.values(), key=lambda f: f.stat().st_mtime) for x in labels.values()]
+        items = {key: {names.index(x): file for x, file in labels[key].items()} for key in labels}
+        sources = {k: max(x.values(), key=lambda f: f.stat().st_mtime) for k, x in labels.items()}
+        make = partial(masks.merge_classes, unlabelled=unlabelled)
     else:
-        richer, _ = _REGISTER[found.tasks[0]](found, split)
-        maps = _destinations(found, split, ".png")
-        jobs = [(record, maps[key]) for key, record in zip(images, richer, strict=True)]
+        records, _ = _REGISTER[found.tasks[0]](found, split)
+        items = dict(zip(labels, records, strict=True))
+        sources = dict.fromkeys(labels, folder / _OBJECTS)
         table = tuple(names.index(name) for name in found.things)
-        make = partial(_draw, table=table, background=background)
-        sources = [_cache(found, split) / "objects.json"] * len(jobs)
-    if jobs:
-        _convert(jobs, sources, make, f"{spec.name} {split} label maps")
-    records = [
-        {"file_name": str(image), "sem_seg_file_name": str(maps[key])}
-        for key, image in images.items()
-    ]
-    return records, meta
+        make = partial(_draw, table=table, unlabelled=unlabelled)
+    if maps is not labels:
+        if len(names) > MAX_CLASSES:
+            raise DatasetError(
+                f"{spec.file}: {len(names)} classes; labels that have to be converted may have "
+                f"{MAX_CLASSES}."
+            )
+        jobs = [(items[key], sources[key], maps[key]) for key in labels]
+        _convert(jobs, make, f"{spec.name} {split} label maps")
+    meta = {
+        "evaluator_type": "sem_seg",
+        "stuff_classes": list(names),
+        "stuff_colors": [list(color) for color in found.classes.colors],
+        "ignore_label": ignore_label,
+    }
+    images = found.images[split]
+    return [{"file_name": str(images[k]), "sem_seg_file_name": str(maps[k])} for k in labels], meta
 
 
 def default_ignore_label(num_classes: int) -> int:
     return IGNORE_LABEL if num_classes <= IGNORE_LABEL else 2**16 - 1
 
 
-def _draw(record: dict, destination: Path, table: tuple[int, ...], background: int) -> None:
+def _draw(record: dict, destination: Path, table: tuple[int, ...], unlabelled: int) -> None:
     """Draw the objects or segments of a dataset dict as a label map."""
     size = record["height"], record["width"]
     if "segments_info" in record:
@@ -248,7 +247,7 @@ def _draw(record: dict, destination: Path, table: tuple[int, ...], background: i
         numbers = read_segments(record, size, len(table))
         label = np.array([IGNORE_LABEL, *classes], np.uint8)[numbers]
     else:
-        label = np.full(size, background, np.uint8)
+        label = np.full(size, unlabelled, np.uint8)
         for annotation in record["annotations"]:
             mask = object_mask(annotation, record["file_name"], size)
             label[mask.astype(bool)] = table[annotation["category_id"]]
@@ -258,7 +257,7 @@ def _draw(record: dict, destination: Path, table: tuple[int, ...], background: i
 def _instance(found: Found, split: str) -> tuple[list[dict], dict]:
     images, root = found.images[split], found.spec.parts[split].images
     listed = objects.Objects([], found.labels[split])
-    file = _cache(found, split) / "objects.json"
+    file = _cache(found, split) / _OBJECTS
     _write_json(objects.coco_dict(listed, images, root, found.things), file)
     ids = {i: i - 1 for i in range(1, len(found.things) + 1)}
     colors = dict(zip(found.classes.names, found.classes.colors, strict=True))
@@ -277,42 +276,34 @@ def _panoptic(found: Found, split: str) -> tuple[list[dict], dict]:
     # As COCO's own: a folder beside the file, of the same name.
     maps = part.labels.with_suffix("")
     maps = maps if maps.is_dir() else part.labels.parent
-    content = json.loads(part.labels.read_text(encoding="utf-8"))
-    is_thing = {x["name"]: bool(x.get("isthing", 1)) for x in content["categories"]}
-    categories = [
-        {"id": label, "name": name, "isthing": int(is_thing.get(name, True))}
-        for label, name in enumerate(names)
-    ]
+    stuff = {x["name"] for of in labels.values() for x in of["categories"] if not x["isthing"]}
+    categories = [{"id": i, "name": x, "isthing": int(x not in stuff)} for i, x in enumerate(names)]
     records, annotations = [], []
     for number, (key, image) in enumerate(found.images[split].items(), 1):
         segments = []
         for x in labels[key]["segments_info"]:
             if x["name"] not in names:
                 raise DatasetError(f"{part.labels}: a segment is {x['name']!r}, no class.")
-            segments.append(x | {"category_id": names.index(x["name"])})
+            label = names.index(x["name"])
+            segments.append(x | {"category_id": label, "isthing": x["name"] not in stuff})
         height, width = image_size(str(image))
-        annotation = labels[key] | {"image_id": number, "segments_info": segments}
-        annotations.append(annotation)
-        records.append(
-            {
-                "file_name": str(image),
-                "image_id": number,
-                "height": height,
-                "width": width,
-                "pan_seg_file_name": str(maps / annotation["file_name"]),
-                "segments_info": [
-                    x | {"isthing": bool(categories[x["category_id"]]["isthing"])} for x in segments
-                ],
-            }
-        )
-    file = _cache(found, split) / "objects.json"
+        file_name = labels[key]["file_name"]
+        shared = {"image_id": number, "segments_info": segments}
+        annotations.append(shared | {"file_name": file_name})
+        place = {"file_name": str(image), "pan_seg_file_name": str(maps / file_name)}
+        records.append(shared | place | {"height": height, "width": width})
+    file = _cache(found, split) / _OBJECTS
     _write_json({"annotations": annotations, "categories": categories}, file)
-    meta = {"evaluator_type": "coco_panoptic_seg", "panoptic_json": str(file)}
-    meta |= {"panoptic_root": str(maps), "ignore_label": IGNORE_LABEL}
-    for kind, wanted in (("thing", True), ("stuff", False)):
-        ids = {x["id"]: x["id"] for x in categories if bool(x["isthing"]) == wanted}
-        colors = [list(color) for color in found.classes.colors]
-        meta |= {f"{kind}_classes": names, f"{kind}_colors": colors}
+    meta = {
+        "evaluator_type": "coco_panoptic_seg",
+        "panoptic_json": str(file),
+        "panoptic_root": str(maps),
+        "ignore_label": IGNORE_LABEL,
+    }
+    for kind in ("thing", "stuff"):
+        ids = {i: i for i, name in enumerate(names) if (name in stuff) == (kind == "stuff")}
+        meta[f"{kind}_classes"] = names
+        meta[f"{kind}_colors"] = [list(color) for color in found.classes.colors]
         meta[f"{kind}_dataset_id_to_contiguous_id"] = ids
     return records, meta
 
@@ -332,11 +323,6 @@ def _cache(found: Found, split: str) -> Path:
     return spec.root / CACHE / f"{spec.name}_{split}_{digest}"
 
 
-def _destinations(found: Found, split: str, suffix: str) -> dict[str, Path]:
-    folder = _cache(found, split) / "labels"
-    return {key: folder / f"{key}{suffix}" for key in found.images[split]}
-
-
 def _write_json(content: dict, file: Path) -> None:
     """Write a file, whole or not at all, where its content is another."""
     text = json.dumps(content)
@@ -348,12 +334,12 @@ def _write_json(content: dict, file: Path) -> None:
     os.replace(part, file)
 
 
-def _convert(jobs: list[tuple], sources: list[Path], make: Callable, description: str) -> None:
-    """:func:`make_files`, again where a source is newer than what was made of it."""
-    for (_, destination), source in zip(jobs, sources, strict=True):
+def _convert(jobs: list[tuple[Any, Path, Path]], make: Callable, description: str) -> None:
+    """:func:`make_files` of (item, source, destination), again where a source is newer."""
+    for _, source, destination in jobs:
         if destination.exists() and destination.stat().st_mtime < source.stat().st_mtime:
             destination.unlink()
-    pending = [job for job in jobs if not job[1].exists()]
+    pending = [(item, destination) for item, _, destination in jobs if not destination.exists()]
     if pending:
         workers = (os.cpu_count() or 1) if len(pending) > _FEW else 1
         make_files(pending, make, workers, description)

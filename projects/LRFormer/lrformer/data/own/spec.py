@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class OwnData:
     root: Path
     parts: Mapping[str, Part]
     classes: Classes | None = None
-    ignored: Values = field(default=())
+    ignored: Values = ()
     unlabelled: str = "background"
     task: str | None = None
 
