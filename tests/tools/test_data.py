@@ -62,6 +62,15 @@ def test_init_finds_splits_and_colours(tmp_path, photo, mask, capsys, layout, pl
     assert "exists already" in capsys.readouterr().err
 
 
+def test_init_finds_masks_beside_images(tmp_path, photo, mask, capsys):
+    for i in range(4):
+        write(tmp_path / "data" / f"{i}.jpg", photo())
+        write(tmp_path / "data" / f"{i}.png", mask * 255)
+    content = init(tmp_path / "data", tmp_path / "mine.yaml", capsys)
+    assert content["split"]["images"] == content["split"]["labels"] == "."
+    assert content["classes"] == ["background", "foreground"]
+
+
 def test_init_finds_a_folder_a_class(tmp_path, photo, mask, capsys):
     for i in range(4):
         write(tmp_path / "data" / "images" / f"{i}.jpg", photo())

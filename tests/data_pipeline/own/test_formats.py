@@ -51,6 +51,13 @@ def test_index_maps_are_used_as_they_are(folder):
     assert not (folder.root / ".lrformer").exists()
 
 
+@pytest.mark.parametrize("ending", ["", "_mask"])
+def test_label_maps_beside_their_images(folder, ending):
+    for name in "ab":
+        folder.image(f"images/{name}{ending}.png", LABEL)
+    expect(*folder.maps(labels="images", classes=NAMES))
+
+
 def test_palette_and_one_bit_maps(folder):
     for name in "ab":
         picture = Image.fromarray(LABEL).convert("P")

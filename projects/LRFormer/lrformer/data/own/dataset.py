@@ -132,7 +132,7 @@ def _pair(spec: OwnData, part: Part, images: Mapping[str, Path]) -> dict[str, An
             f"{spec.file}: {part.labels} is neither a folder of label files nor the JSON or XML "
             "file of a tool that is known (COCO, Label Studio, CVAT)."
         )
-    files = masks.list_images(part.labels)
+    files = masks.list_images(part.labels, labels=True)
     if spec.classes is not None:
         by_class = masks.pair_by_class(images, files, spec.classes.names)
         if by_class:

@@ -81,8 +81,9 @@ def look(root: Path) -> dict[str, Any]:
     return content | ({"classes": classes} if classes else {})
 
 
-def _images_in(folder: Path) -> dict[str, Path]:
-    return {k: file for k, file in masks.list_images(folder).items() if file.parent == folder}
+def _images_in(folder: Path, labels: bool = False) -> dict[str, Path]:
+    found = masks.list_images(folder, labels)
+    return {key: file for key, file in found.items() if file.parent == folder}
 
 
 def _count(images: dict[str, Path], labels: Path) -> int:
@@ -92,7 +93,7 @@ def _count(images: dict[str, Path], labels: Path) -> int:
         return sum(x.name in text or f"{x.stem}.png" in text for x in images.values())
     if next(labels.glob("*.json"), None):
         return sum((labels / f"{key}.json").is_file() for key in images)
-    return len(masks.pair(images, _images_in(labels)))
+    return len(masks.pair(images, _images_in(labels, labels=True)))
 
 
 def _split_of(path: Path, root: Path) -> str | None:
@@ -117,7 +118,7 @@ def _colors(root: Path, places: Any) -> dict[str, list[int]] | None:
     labels = [root / place["labels"] for place in places]
     if any(objects.kind_of(x) for x in labels):
         return None
-    files = (x for folder in labels for x in masks.list_images(folder).values())
+    files = (x for folder in labels for x in masks.list_images(folder, labels=True).values())
     seen = masks.seen_values(x for x in files if masks.looks_like_labels(x))
     if seen == [(0, 0, 0), (255, 255, 255)] or not any(isinstance(x, tuple) for x in seen):
         return None

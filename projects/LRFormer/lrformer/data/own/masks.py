@@ -18,10 +18,15 @@ MAX_SEEN = 64  # distinct values of a label file, at most, by which it is told f
 _SEEN_FILES = 40
 
 
-def list_images(folder: Path) -> dict[str, Path]:
-    """The images below a folder, sorted, by their path there without suffix."""
-    files = (x for x in list_files(folder) if x.suffix.lower() in IMAGE_SUFFIXES)
-    return {str(x.relative_to(folder).with_suffix("")): x for x in files}
+def list_images(folder: Path, labels: bool = False) -> dict[str, Path]:
+    """The images below a folder, sorted, by their path there without suffix.
+
+    Of ``a.jpg`` and ``a.png`` the first is the image, the other one its label file.
+    """
+    files = [x for x in list_files(folder) if x.suffix.lower() in IMAGE_SUFFIXES]
+    files.sort(key=lambda x: x.suffix.lower() in (".jpg", ".jpeg"), reverse=labels)
+    found = {str(x.relative_to(folder).with_suffix("")): x for x in files}  # the last one stays
+    return dict(sorted(found.items()))
 
 
 def list_files(folder: Path) -> list[Path]:
