@@ -48,7 +48,7 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
         DatasetError: a dataset is unknown or its files are not where they should be.
     """
     if not cfg.DATASETS.TRAIN:
-        raise DatasetError("DATASETS.TRAIN is empty; name at least one dataset.")
+        raise DatasetError("DATASETS.TRAIN is empty; name a dataset, or give your own with --data.")
     dataset = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(name)]
     mapper, sampler = build_mapper(cfg, is_train=True), None
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
