@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrformer import cli
+from lrformer.config import find_config
+from lrformer.data.own import with_data
 
 from . import count, loading, speed, table, training
 from .report import render
 
 COMMANDS = {"count": count, "table": table, "time": speed, "train": training, "load": loading}
+_WITH_DATA = ("count", "train", "load")  # which take one CONFIG then
 _STYLES = {".md": "markdown", ".json": "json", ".csv": "csv"}
 
 _EPILOG = f"""
@@ -21,6 +24,7 @@ examples:
   bench.py time ade20k/lrformer_t.yaml segformer-b1 --variants eager accelerated --threads 2
   bench.py train ade20k/lrformer_s.yaml --variants float32 bfloat16 --against ../before
   bench.py load ade20k/lrformer_s.yaml --step-seconds 0.5
+  bench.py load lrformer_s --data mine.yaml
 {cli.OVERRIDES} The exit code is 0, or 2 for what cannot be measured.
 """
 
@@ -34,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = module.__doc__.splitlines()[0]
         own = commands.add_parser(name, help=line[0].lower() + line[1:-1], description=line)
         module.add_arguments(own)
+        if name in _WITH_DATA:
+            cli.add_data_option(own)
         own.add_argument(
             "--output", type=Path, metavar="FILE", help=".md, .json or .csv (default: print .md)"
         )
@@ -45,6 +51,11 @@ def _run(args, command: str) -> None:
     suffix = ".md" if args.output is None else args.output.suffix
     if suffix not in _STYLES:
         raise ValueError(f"--output {args.output}: the name must end in {', '.join(_STYLES)}")
+    if getattr(args, "data", None):
+        if len(args.configs) != 1:
+            raise ValueError(f"--data takes one CONFIG; found {len(args.configs)}")
+        args.config_file = str(find_config(args.configs[0]))
+        args.opts = with_data(args)
     text = render(COMMANDS[args.command].report(args), _STYLES[suffix], command)
     if args.output is None:
         sys.stdout.write(text)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrformer import cli
+from lrformer.data.own import with_data
 from lrformer.export import ExportOptions, calibration_images, export_model
 from lrformer.export.graph import RESULTS
 from lrformer.export.onnx import OPSET
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(args: argparse.Namespace) -> None:
     options = ExportOptions(args.result, args.image, args.dtype, args.opset)
     check_file(args.output, options)
-    cfg = inference_cfg(args.config_file, args.weights, args.device, args.opts)
+    cfg = inference_cfg(args.config_file, args.weights, args.device, with_data(args))
     images = []
     if args.calibrate is not None:
         images = calibration_images(cfg, args.calibrate, args.calibrate_images)

@@ -9,6 +9,7 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from lrformer import Predictor, cli
+from lrformer.data.own import with_data
 from lrformer.inference import load_exported, predicted_tasks
 from lrformer.inference.exported import SUFFIXES
 from lrformer.modeling.build import inference_cfg, load_model
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _draw(args: argparse.Namespace) -> int:
     setup_logger(name="lrformer")
     style = Style(**{field.name: getattr(args, field.name) for field in fields(Style)})
-    opts = args.opts + (["TEST.RUNTIME.DTYPE", args.dtype] if args.dtype else [])
+    opts = with_data(args) + (["TEST.RUNTIME.DTYPE", args.dtype] if args.dtype else [])
     opts += ["TEST.RUNTIME.COMPILE", True] if args.compile else []
     if args.config_file is None:
         cfg, model = load_exported(args.weights, args.device, opts)

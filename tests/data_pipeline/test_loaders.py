@@ -25,6 +25,20 @@ def test_train_loader_joins_datasets_and_repeats_itself_with_the_same_seed(scene
         assert all(torch.equal(first[key], second[key]) for key in ("image", "sem_seg"))
 
 
+def test_images_with_rare_classes_are_drawn_more_often(scenes, cfg, save):
+    for index in range(6):  # class 3 is in the last image alone
+        label = np.full((120, 160), 3 if index == 5 else 0, np.uint8)
+        save(scenes / "labels" / f"{index}.png", label)
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    cfg.DATALOADER.REPEAT_THRESHOLD = 4 / 6  # sqrt(4) = 2 times as often
+    cfg.INPUT.CROP.ENABLED = False
+    batches, names = iter(build_train_loader(cfg)), []
+    while len(names) < 70:
+        names += [sample["file_name"] for sample in next(batches)]
+    count = sum(name.endswith("5.png") for name in names)
+    assert 15 <= count <= 25  # of 70, 2 of 7
+
+
 @pytest.mark.parametrize("by_aspect", [False, True])
 def test_only_workers_lose_opencvs_threads(scenes, cfg, monkeypatch, by_aspect):
     def make(cfg, is_train):

@@ -297,6 +297,18 @@ def test_the_best_weights_survive_worse_ones_and_a_break(tiny_cfg, monkeypatch):
     assert _best(tiny_cfg) == {"metric": "sem_seg/mIoU", "value": 5.0, "iteration": 2}
 
 
+def test_a_training_ends_early_when_it_gets_no_better(tiny_cfg, monkeypatch):
+    scores = _Scores(10.0, 30.0, 20.0, 30.0, 5.0)
+    monkeypatch.setattr(Trainer, "test", scores)
+    changes = {"SOLVER__MAX_ITER": 40, "TEST__EVAL_PERIOD": 2, "SOLVER__CHECKPOINT_PERIOD": 100}
+    trainer = _train(tiny_cfg, SOLVER__EARLY_STOPPING=2, **changes)
+    assert scores.values == [5.0]  # the fourth evaluation is the second without a better score
+    assert trainer.iter == 7
+    assert _best(tiny_cfg)["iteration"] == 4
+    saved = torch.load(Path(tiny_cfg.OUTPUT_DIR) / "model_final.pth", weights_only=True)
+    _assert_same(saved["model"], _weights(trainer))
+
+
 def test_nan_is_never_the_best(tiny_cfg, monkeypatch):
     monkeypatch.setattr(Trainer, "test", _Scores(float("nan")))
     _train(tiny_cfg)

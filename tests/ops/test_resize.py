@@ -37,15 +37,17 @@ def test_bands_are_the_rows_of_the_whole_map(monkeypatch, steps):
 
 @pytest.mark.parametrize("values", [7 * 11 * 64, 1 << 22])
 @pytest.mark.parametrize("loss", [UpsampledCrossEntropy, FastUpsampledCrossEntropy])
-def test_loss_is_that_of_the_upsampled_logits(monkeypatch, values, loss):
+@pytest.mark.parametrize("weights", [(), (1, 0.5, 2, 0, 1, 3, 1)])
+def test_loss_is_that_of_the_upsampled_logits(monkeypatch, values, loss, weights):
     monkeypatch.setitem(resize._BAND_VALUES, "cpu", values)
     torch.manual_seed(0)
     logits = torch.randn(2, 7, 9, 11, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(0, 7, (2, 72, 88))
     labels[:, :20] = 255
-    found = loss(255)(logits, labels)
+    found = loss(255, weights).double()(logits, labels)
     large = F.interpolate(logits, scale_factor=8, mode="bilinear", align_corners=False)
-    expected = F.cross_entropy(large, labels, ignore_index=255)
+    weights = torch.tensor(weights, dtype=torch.float64) if weights else None
+    expected = F.cross_entropy(large, labels, weights, ignore_index=255)
     torch.testing.assert_close(found, expected)
     grads = [torch.autograd.grad(3 * x, logits)[0] for x in (found, expected)]
     torch.testing.assert_close(*grads, rtol=0, atol=1e-10)

@@ -50,11 +50,17 @@ def add_model_options(group, weights: bool = True, config_required: bool = True)
         "--config-file",
         required=config_required,
         metavar="FILE",
-        help="a path, or one below configs/",
+        help="a path, one below configs/, or a model's name for --data",
     )
     if weights:
         group.add_argument("--weights", metavar="FILE", help="checkpoint; default: MODEL.WEIGHTS")
     group.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU if there is one")
+    add_data_option(group)
+
+
+def add_data_option(group) -> None:
+    """``--data``, which :func:`lrformer.data.own.with_data` turns into KEY VALUE pairs."""
+    group.add_argument("--data", metavar="FILE", help="a yaml of your own data (docs/own_data.md)")
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -87,8 +87,10 @@ def load_cfg(config_file: str | Path | None, opts: Sequence = ()) -> CN:
 def find_config(config_file: str | Path) -> Path:
     """The file that a config's path means: itself, or else the one below the project's configs.
 
+    A model's name alone, such as "lrformer_s", means its config for own data.
+
     Raises:
-        FileNotFoundError: neither exists.
+        FileNotFoundError: none exists.
     """
     path = Path(config_file)
     if path.is_file():
@@ -97,6 +99,9 @@ def find_config(config_file: str | Path) -> Path:
     below = _CONFIGS / path
     if below.is_file():
         return below
+    own = _CONFIGS / "own" / f"{path}.yaml"
+    if len(path.parts) == 1 and own.is_file():
+        return own
     also = f", nor {below}" if below != path else ""
     raise FileNotFoundError(f"there is no config file {path} (looked from {Path.cwd()}){also}")
 
@@ -203,6 +208,8 @@ def _add_head(cfg: CN) -> None:
     # Loss of the auxiliary classifier (of the coarsest feature but one; for training only) relative
     # to the head's own; 0 leaves the classifier out.
     head.AUX_LOSS_WEIGHT = 0.0
+    # How much a pixel of each class counts in the loss; []: all the same. Per-pixel heads only.
+    head.CLASS_WEIGHTS = []
 
 
 def _add_input(cfg: CN) -> None:
@@ -237,6 +244,8 @@ def _add_solver(cfg: CN) -> None:
     # Of an exponential moving average of the weights, which is then what is evaluated and kept at
     # the end; 0: none.
     cfg.SOLVER.EMA_DECAY = 0.0
+    # End the training after so many evaluations in a row without a better score; 0: never.
+    cfg.SOLVER.EARLY_STOPPING = 0
     # Data type of SOLVER.AMP.ENABLED: "bfloat16", "float16", or "auto": bfloat16 where the device
     # computes in it, else float16 on a GPU and float32 on a CPU.
     cfg.SOLVER.AMP.DTYPE = "auto"

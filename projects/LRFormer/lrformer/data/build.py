@@ -2,16 +2,20 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import cv2
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader
 
 from . import mask_mappers
 from .catalog import load_dataset
 from .mappers import SegmentationMapper, SemSegMapper
+from .reading import read_label
 from .tree import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -52,10 +56,31 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
         DatasetError: a dataset is unknown or its files are not where they should be.
     """
     if not cfg.DATASETS.TRAIN:
-        raise DatasetError("DATASETS.TRAIN is empty; name at least one dataset.")
+        raise DatasetError("DATASETS.TRAIN is empty; name a dataset, or give your own with --data.")
     dataset = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(name)]
-    mapper = _Skipping(build_mapper(cfg, is_train=True), dataset)
-    return _one_thread_a_worker(build_detection_train_loader(cfg, mapper=mapper, dataset=dataset))
+    mapper, sampler = _Skipping(build_mapper(cfg, is_train=True), dataset), None
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        sampler = _balanced_sampler(dataset, cfg)
+    loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
+    return _one_thread_a_worker(loader)
+
+
+def _balanced_sampler(dataset: list[dict], cfg: CfgNode) -> RepeatFactorTrainingSampler:
+    """detectron2's, which draws images with rare classes more often; by label maps as well."""
+
+    def classes(record: dict) -> dict:
+        if "sem_seg_file_name" not in record:
+            return {"annotations": record.get("annotations") or record["segments_info"]}
+        labels = np.unique(read_label(record["sem_seg_file_name"])).tolist()
+        ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        return {"annotations": [{"category_id": label} for label in labels if label != ignored]}
+
+    with ThreadPoolExecutor() as pool:
+        present = list(pool.map(classes, dataset))
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        present, cfg.DATALOADER.REPEAT_THRESHOLD
+    )
+    return RepeatFactorTrainingSampler(factors)
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:

@@ -141,7 +141,7 @@ def _register_demo_objects(base: str, split: str) -> None:
     contiguous = {label + 1: i for i, label in enumerate(things)}
     annotations, images = os.path.join(base, "annotations"), os.path.join(base, "images", split)
     objects = os.path.join(annotations, f"instances_{split}.json")
-    DatasetCatalog.register(instance, partial(_load_objects, objects, images, contiguous))
+    DatasetCatalog.register(instance, partial(load_objects, objects, images, contiguous))
     MetadataCatalog.get(instance).set(
         json_file=objects,
         image_root=images,
@@ -160,7 +160,7 @@ def _register_demo_objects(base: str, split: str) -> None:
     register_coco_panoptic(panoptic, meta, images, maps, segments, objects)
 
 
-def _load_objects(json_file: str, image_root: str, contiguous: dict[int, int]) -> list[dict]:
+def load_objects(json_file: str, image_root: str, contiguous: dict[int, int]) -> list[dict]:
     # With the dataset's name detectron2 would map the ids itself, and warn that 1 is not the first.
     records = load_coco_json(json_file, image_root)
     for record in records:

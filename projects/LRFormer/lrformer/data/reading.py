@@ -28,7 +28,7 @@ def read_image(file_name: str, format: str = "RGB") -> np.ndarray:
     Raises:
         DatasetError: the file is missing or cannot be decoded.
     """
-    image = _open(file_name, "image")
+    image = open_image(file_name, "image")
     # The pixels of an image with malformed EXIF data are fine.
     with contextlib.suppress(*_READ_ERRORS, struct.error, KeyError, TypeError):
         ImageOps.exif_transpose(image, in_place=True)
@@ -46,9 +46,9 @@ def read_label(file_name: str) -> np.ndarray:
     Raises:
         DatasetError: the file is missing, cannot be decoded, or has several channels.
     """
-    image = _open(file_name, "label map")
-    if image.mode in ("L", "P"):
-        return np.asarray(image)
+    image = open_image(file_name, "label map")
+    if image.mode in ("1", "L", "P"):
+        return np.asarray(image).astype(np.uint8, copy=False)
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.int32)
     raise DatasetError(
@@ -71,7 +71,7 @@ def read_panoptic(file_name: str) -> np.ndarray:
     Raises:
         DatasetError: the file is missing, cannot be decoded, or is no RGB image.
     """
-    image = _open(file_name, "panoptic map")
+    image = open_image(file_name, "panoptic map")
     if image.mode not in ("RGB", "RGBA"):
         raise DatasetError(
             f"{file_name}: a panoptic map is an RGB image (id = R + 256 G + 256² B); this file's "
@@ -87,7 +87,7 @@ def image_size(file_name: str) -> Size:
     Raises:
         DatasetError: the file is missing or is no image.
     """
-    image = _open(file_name, "image", header=True)
+    image = open_image(file_name, "image", header=True)
     transposed = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     return image.size if transposed else image.size[::-1]
 
@@ -134,8 +134,8 @@ def compare_sizes(one: str, size: Size, other: str, expected: Size) -> None:
         )
 
 
-def _open(file_name: str, what: str, header: bool = False) -> Image.Image:
-    """Open an image and decode it, or read only its ``header``."""
+def open_image(file_name: str, what: str, header: bool = False) -> Image.Image:
+    """Open an image and decode it, or read only its ``header``; or DatasetError."""
     try:
         with PathManager.open(file_name, "rb") as file:
             image = Image.open(file)

@@ -154,6 +154,44 @@ class TolerantWriter(EventWriter):
             log_first_n(logging.WARNING, text, name=__name__, key="message")
 
 
+class EarlyStop(BaseException):
+    """Ends a training that no longer gets better; no error, so that detectron2 reports none."""
+
+
+class EarlyStopping(HookBase):
+    """Raises :class:`EarlyStop` after evaluations in a row without a better value of a metric.
+
+    Comes, in every process, after the hook that evaluates.
+    """
+
+    def __init__(self, metric: str, patience: int):
+        """
+        Args:
+            metric: name in the event storage, such as "sem_seg/mIoU".
+            patience: how many evaluations.
+        """
+        self._metric = metric
+        self._patience = patience
+        self._state = {"best": -math.inf, "worse": 0}
+
+    def after_step(self) -> None:
+        storage = self.trainer.storage
+        # Only the main process evaluates.
+        value, iteration = storage.latest().get(self._metric, (math.nan, None))
+        if iteration == storage.iter:
+            better = value > self._state["best"]
+            best = value if better else self._state["best"]
+            self._state = {"best": best, "worse": 0 if better else self._state["worse"] + 1}
+        if any(comm.all_gather(self._state["worse"] >= self._patience)):
+            raise EarlyStop
+
+    def state_dict(self) -> dict:
+        return self._state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self._state = state_dict
+
+
 class GracefulStop(HookBase):
     """Saves a checkpoint when the training is stopped by Ctrl-C or SIGTERM.
 

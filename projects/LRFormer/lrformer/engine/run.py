@@ -18,6 +18,7 @@ from torch import nn
 from lrformer import cli
 from lrformer.checkpoint import check_weights_exist
 from lrformer.config import find_config, load_cfg
+from lrformer.data.own import register_data, with_data
 from lrformer.evaluation import BEST_METRICS, RESULTS_FILES, evaluated_tasks, output_folder
 from lrformer.inference import RuntimeOptions
 from lrformer.modeling.build import load_model
@@ -45,8 +46,10 @@ Examples:
     train_net.py --config-file camvid/lrformer_t.yaml --eval-only \\
         MODEL.WEIGHTS output/camvid/model_best.pth TEST.RUNTIME.DTYPE auto
   a page with scores, curves, and the best and worst images (also with --eval-only):
-    train_net.py --config-file camvid/lrformer_t.yaml --report output/camvid/report \
+    train_net.py --config-file camvid/lrformer_t.yaml --report output/camvid/report \\
         OUTPUT_DIR output/camvid
+  your own data (docs/own_data.md):
+    train_net.py --config-file lrformer_s --data mine.yaml --weights lrformer_s_imagenet.pth
   eight GPUs, in three ways; the last is for SLURM:
     train_net.py --config-file ade20k/lrformer_s.yaml --num-gpus 8
     torchrun --nproc-per-node 8 tools/train_net.py --config-file ade20k/lrformer_s.yaml
@@ -69,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="a page about the (last) evaluation: DIR/report.html",
     )
+    cli.add_data_option(parser)
+    parser.add_argument("--weights", metavar="FILE", help="MODEL.WEIGHTS: what to start from")
     args = cli.parse(parser, argv)
     if not args.config_file:
         parser.error("--config-file is required, for example --config-file ade20k/lrformer_t.yaml")
@@ -99,6 +104,8 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     """
     _set_up(cfg, args)
     adapt_to_machine(cfg)
+    if args.data and comm.get_world_size() > 1:  # a process has catalogs of its own
+        register_data(cfg, args.data)
     cfg.freeze()
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
@@ -134,6 +141,9 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
 
 def _configure(args: argparse.Namespace, place: Place | None) -> CfgNode:
     args.config_file = str(find_config(args.config_file))
+    if args.weights:
+        args.opts = [*args.opts, "MODEL.WEIGHTS", args.weights]
+    args.opts = with_data(args)
     cfg = load_cfg(args.config_file, args.opts)
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"

@@ -28,6 +28,8 @@ from lrformer.report import ReportEvaluator
 
 from .hooks import (
     BestCheckpointer,
+    EarlyStop,
+    EarlyStopping,
     GracefulStop,
     PeriodicCheckpointer,
     TolerantWriter,
@@ -149,6 +151,8 @@ class Trainer(DefaultTrainer):
                 built.append(GracefulStop(self.checkpointer))
             elif isinstance(hook, hooks.EvalHook) and comm.is_main_process():
                 built.append(BestCheckpointer(model, self.cfg.OUTPUT_DIR, self._best_metric()))
+        if self.cfg.SOLVER.EARLY_STOPPING:
+            built.append(EarlyStopping(self._best_metric(), self.cfg.SOLVER.EARLY_STOPPING))
         return built
 
     def build_writers(self) -> list[EventWriter]:
@@ -173,7 +177,14 @@ class Trainer(DefaultTrainer):
         """
         self._last_eval_results = {}
         if self.start_iter < self.max_iter:
-            super().train()
+            try:
+                super().train()
+            except EarlyStop:
+                self.checkpointer.save("model_final", iteration=self.iter)
+                logger.info(
+                    f"stopped after iteration {self.iter + 1} of {self.max_iter}: no better score "
+                    f"in {self.cfg.SOLVER.EARLY_STOPPING} evaluations (SOLVER.EARLY_STOPPING)"
+                )
         else:
             logger.info(
                 f"already trained for {self.start_iter} iterations (SOLVER.MAX_ITER is "

@@ -21,12 +21,14 @@ class FastUpsampledCrossEntropy(UpsampledCrossEntropy):
         if route(logits) == "plain":
             return super().total(logits, targets)
         with torch.autocast(logits.device.type, enabled=False):
-            return _Banded.apply(logits, targets, self.ignore_value)
+            return _Banded.apply(logits, targets, self.class_weights, self.ignore_value)
 
 
 class _Banded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor, ignore_value: int) -> Tensor:
+    def forward(
+        ctx, logits: Tensor, targets: Tensor, class_weights: Tensor | None, ignore_value: int
+    ) -> Tensor:
         size = tuple(targets.shape[1:])
         resize = BandedResize(tuple(logits.shape[2:]), [(size, size)], logits)
         grad = torch.zeros_like(logits.permute(0, 2, 1, 3), memory_format=torch.contiguous_format)
@@ -38,6 +40,7 @@ class _Banded(torch.autograd.Function):
                     loss = F.cross_entropy(
                         resize(part, rows, around),
                         targets[image, rows],
+                        class_weights,
                         ignore_index=ignore_value,
                         reduction="sum",
                     )
@@ -51,4 +54,4 @@ class _Banded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_total: Tensor):
         (grad,) = ctx.saved_tensors
-        return grad * grad_total, None, None
+        return grad * grad_total, None, None, None

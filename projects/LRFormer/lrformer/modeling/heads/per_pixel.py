@@ -58,6 +58,7 @@ class PerPixelHead(nn.Module):
         ignore_value: int = 255,
         loss_weight: float = 1,
         aux_loss_weight: float = 0,
+        class_weights: Sequence[float] = (),
     ):
         """
         Args:
@@ -68,9 +69,10 @@ class PerPixelHead(nn.Module):
             ignore_value: label of pixels that do not count in the loss.
             loss_weight: factor on all losses.
             aux_loss_weight: factor on that of the auxiliary classifier; 0 leaves it out.
+            class_weights: how much a pixel of each class counts in the loss; empty: all the same.
 
         Raises:
-            ValueError: there is no feature for the auxiliary classifier.
+            ValueError: there is no feature for the auxiliary classifier, or not a weight a class.
         """
         super().__init__()
         shapes = sorted(input_shape.items(), key=lambda item: item[1].stride)
@@ -78,7 +80,12 @@ class PerPixelHead(nn.Module):
         self.in_dims = [shape.channels for _, shape in shapes]
         self.common_stride = shapes[0][1].stride
         self.ignore_value = ignore_value  # which SemanticSegmentor pads labels with
-        self.loss = UpsampledCrossEntropy(ignore_value)
+        if len(class_weights) not in (0, num_classes):
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS has {len(class_weights)} values; expected one "
+                f"for each of the {num_classes} classes, or []"
+            )
+        self.loss = UpsampledCrossEntropy(ignore_value, class_weights)
         self.loss_weights = {"sem_seg": loss_weight, "aux": loss_weight * aux_loss_weight}
         self.dropout = nn.Dropout2d(dropout)
         self.auxiliary = None
@@ -103,6 +110,7 @@ class PerPixelHead(nn.Module):
             "ignore_value": keys.IGNORE_VALUE,
             "loss_weight": keys.LOSS_WEIGHT,
             "aux_loss_weight": keys.AUX_LOSS_WEIGHT,
+            "class_weights": keys.CLASS_WEIGHTS,
         }
 
     def auxiliary_head(self, dim: int, num_classes: int, norm: Norm) -> nn.Module:
