@@ -80,6 +80,9 @@ setup(
         # TEST.RUNTIME.ENGINE, and the files of tools/export.py for these engines.
         **ENGINES,
         "export": ["nncf>=3.0", *chain(*ENGINES.values())],  # nncf: int8 for OpenVINO
+        # tools/predict.py: --ray, and --format geojson.
+        "ray": ["ray[data]>=2.40"],
+        "geo": ["rasterio>=1.4"],
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
         "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },

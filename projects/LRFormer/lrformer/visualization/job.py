@@ -12,9 +12,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from lrformer.data import DatasetError
-from lrformer.data.reading import read_image
 from lrformer.inference import Predictor
 from lrformer.inference.ahead import map_ahead
+from lrformer.inference.predictor import ImageError
 
 from .label_maps import LabelMapWriter
 from .picture import Style, draw_picture
@@ -82,16 +82,17 @@ class DrawJob:
         return self._problems
 
     @contextmanager
-    def _skipping(self) -> Iterator[None]:
+    def _skipping(self, source: Source) -> Iterator[None]:
         try:
             yield
-        except (DatasetError, VideoError) as error:
-            self._problems.append(str(error))
-            tqdm.write(f"skipped: {error}", file=sys.stderr)
+        except (DatasetError, VideoError, ImageError) as error:
+            named = f"{source.path}: {error}" if isinstance(error, ImageError) else str(error)
+            self._problems.append(named)
+            tqdm.write(f"skipped: {named}", file=sys.stderr)
 
     def _read(self, source: Source) -> _Work:
-        with self._skipping():
-            image, panels = read_image(str(source.path)), {}
+        with self._skipping(source):
+            image, panels = source.read(), {}
             if source.truth is not None:
                 truth = read_truth(source.truth, self.task, image.shape[:2], self._metadata)
                 panels["ground truth"] = truth
@@ -106,9 +107,12 @@ class DrawJob:
             yield work
 
     def _predict(self, work: _Work) -> _Work:
-        if work is None:
-            return None
-        source, image, truth = work
+        if work is not None:
+            with self._skipping(work[0]):
+                return self._predicted(*work)
+        return None
+
+    def _predicted(self, source: Source, image: np.ndarray, truth: dict[str, Prediction]) -> _Work:
         if self.task == "sem_seg":  # the class map, without the scores of all classes
             prediction = self.predictor(image)
         else:
@@ -128,7 +132,7 @@ class DrawJob:
             Image.fromarray(picture).save(file, quality=95)
 
     def _draw_video(self, source: Source) -> None:
-        with self._skipping():
+        with self._skipping(source):
             video = VideoReader(source.path)
             frames = tqdm(video, total=video.num_frames, unit="frame", desc=source.path.name)
             works = (
