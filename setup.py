@@ -51,6 +51,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": PACKAGES},
     packages=find_packages(PACKAGES),
+    package_data={"lrformer.serve": ["*.html"]},
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.10",
     # detectron2 is needed too, but cannot be declared: its authors publish it on no package index.
@@ -83,6 +84,7 @@ setup(
         # tools/predict.py: --ray, and --format geojson.
         "ray": ["ray[data]>=2.40"],
         "geo": ["rasterio>=1.4"],
+        "serve": ["fastapi>=0.115", "uvicorn>=0.30"],  # tools/serve.py
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
         "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },

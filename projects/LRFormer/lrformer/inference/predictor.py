@@ -142,9 +142,9 @@ class Predictor:
         """
         return next(self.predict_stream([image], *tasks, ahead=0))
 
-    def probabilities(self, image: Image) -> torch.Tensor:
-        """Of every class at every pixel, K x H x W float32, on the model's device."""
-        scores = self.predict(image, "sem_seg")["sem_seg"].float()
+    def to_probabilities(self, scores: torch.Tensor) -> torch.Tensor:
+        """Class probabilities of the "sem_seg" that is predicted, K x H x W float32."""
+        scores = scores.float()
         return scores.softmax(0) if self.logits else scores / scores.sum(0).clamp(min=1e-12)
 
     def predict_large(self, image: PIL.Image.Image, classes: np.ndarray) -> None:

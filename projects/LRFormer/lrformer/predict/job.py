@@ -165,7 +165,8 @@ class Worker:
             classes = self._predict_large(source, frame)
         elif "probabilities" in files:
             image = source.read() if frame is None else np.asarray(frame)
-            probabilities = self.predictor.probabilities(image).cpu().numpy()
+            scores = self.predictor.predict(image, "sem_seg")["sem_seg"]
+            probabilities = self.predictor.to_probabilities(scores).cpu().numpy()
             outputs.write_probabilities(files["probabilities"], probabilities)
             classes = probabilities.argmax(0)
         else:
