@@ -45,8 +45,7 @@ def _predict(args: argparse.Namespace) -> int:
         print(f"skipped: {problem}", file=sys.stderr)
     if not sources:
         raise ValueError("nothing to predict")
-    opts = args.opts + (["TEST.SLIDING_WINDOW.ENABLED", True] if args.windows else [])
-    model = ModelFiles(args.config_file, args.weights, args.device, tuple(opts))
+    model = ModelFiles(args.config_file, args.weights, args.device, tuple(args.opts))
     job = PredictJob(model, args.output, tuple(args.format), args.windows)
     if not args.windows:
         keep_freed_memory()

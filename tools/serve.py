@@ -11,6 +11,7 @@ from lrformer import cli
 from lrformer.inference.exported import SUFFIXES
 from lrformer.ops.host_memory import keep_freed_memory
 from lrformer.predict import ModelFiles
+from lrformer.serve import Limits
 
 _EPILOG = rf"""
 examples:
@@ -22,6 +23,13 @@ The page is at http://127.0.0.1:8000, the description of the HTTP interface at /
 
 {cli.OVERRIDES}
 """
+
+_LIMITS = {
+    "bytes": "of an uploaded file",
+    "pixels": "of an image",
+    "requests": "at a time",
+    "seconds": "for a request",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +43,7 @@ def _serve(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from lrformer.serve.app import Limits, create_app
+        from lrformer.serve.app import create_app
     except ImportError as error:
         raise ValueError(f"{error}; install what serves: pip install 'lrformer[serve]'") from error
     keep_freed_memory()
@@ -48,8 +56,8 @@ def _serve(args: argparse.Namespace) -> int:
     for config_file, weights in files:
         name = "/".join(Path(weights or config_file).parts[-2:])
         model = ModelFiles(config_file, weights, args.device, tuple(args.opts))
-        predictors[name] = model.open()
-    limits = Limits(args.max_bytes, args.max_pixels, args.max_requests, args.max_seconds)
+        predictors[name if name not in predictors else f"{name} (2)"] = model.open()
+    limits = Limits(**{name: getattr(args, f"max_{name}") for name in _LIMITS})
     app = create_app(predictors, limits, args.batch_size)
     uvicorn.run(app, host=args.host, port=args.port)
     return 0
@@ -70,20 +78,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--host", default="127.0.0.1", help="default: %(default)s, this machine only"
     )
     where.add_argument("--port", type=int, default=8000, help="default: %(default)s")
-    for option, default, text in (
-        ("--batch-size", 1, "images of one size that go through a model at once"),
-        ("--max-bytes", 20 * 2**20, "of an uploaded file"),
-        ("--max-pixels", 4 * 2**20, "of an image"),
-        ("--max-requests", 32, "at a time"),
-        ("--max-seconds", 60, "for a request"),
-    ):
-        text = f"{text}; default: %(default)s"
-        where.add_argument(option, type=int, default=default, metavar="N", help=text)
+    text = "images of one size that go through a model at once; default: 1"
+    where.add_argument("--batch-size", type=int, default=1, metavar="N", help=text)
+    for name, what in _LIMITS.items():
+        default, text = getattr(Limits, name), f"{what}; default: %(default)s"
+        where.add_argument(f"--max-{name}", type=int, default=default, metavar="N", help=text)
     args = cli.parse(parser, argv)
     cli.check_model_options(parser, args)
     if args.compare and len(args.compare) > 2:
         parser.error("--compare takes WEIGHTS, or CONFIG and WEIGHTS")
-    for name in ("batch_size", "max_bytes", "max_pixels", "max_requests", "max_seconds"):
+    for name in ("batch_size", *(f"max_{name}" for name in _LIMITS)):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected 1 or more")
     return args

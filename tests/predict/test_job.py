@@ -196,7 +196,9 @@ def ray_workers():
 
 @pytest.mark.slow
 def test_a_cluster_that_loses_a_worker_predicts_every_image_once(folder, scores_of):
-    ray = pytest.importorskip("ray.data")
+    pytest.importorskip("ray.data")
+    import ray
+
     model = ModelFiles(str(folder / "config.yaml"), str(folder / "weights.pth"), "cpu")
     job = PredictJob(model, folder / "out")
     sources, _ = collect([str(copies(folder, 200))], job.output)

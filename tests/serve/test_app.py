@@ -25,7 +25,8 @@ testclient = pytest.importorskip("starlette.testclient")
 
 import serve as serve_tool  # noqa: E402
 from lrformer import Predictor  # noqa: E402
-from lrformer.serve.app import Limits, create_app  # noqa: E402
+from lrformer.serve import Limits  # noqa: E402
+from lrformer.serve.app import create_app  # noqa: E402
 from lrformer.serve.batching import Batcher  # noqa: E402
 
 NAMES, COLORS = ["red", "green", "blue"], [(200, 0, 0), (0, 200, 0), (0, 0, 200)]

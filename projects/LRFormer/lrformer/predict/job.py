@@ -25,6 +25,8 @@ from lrformer.visualization.video import VideoReader
 
 from . import outputs
 
+_WINDOWS = ("TEST.SLIDING_WINDOW.ENABLED", True, "TEST.AUG.ENABLED", False)
+
 
 @dataclass(frozen=True)
 class ModelFiles:
@@ -41,9 +43,15 @@ class ModelFiles:
     opts: tuple = ()
 
     def open(self) -> Predictor:
+        """A predictor of class maps; ValueError if the model has none."""
         if self.config_file is None:
-            return Predictor.from_exported(self.weights, self.device, self.opts)
-        return Predictor.from_config_file(self.config_file, self.weights, self.device, self.opts)
+            predictor = Predictor.from_exported(self.weights, self.device, self.opts)
+        else:
+            files = self.config_file, self.weights
+            predictor = Predictor.from_config_file(*files, self.device, self.opts)
+        if predictor.tasks is not None:
+            check_task("sem_seg", predictor.tasks, predictor.model)
+        return predictor
 
 
 @dataclass(frozen=True)
@@ -137,9 +145,9 @@ class Worker:
     """Predicts sources for a job, with a model of its own."""
 
     def __init__(self, job: PredictJob) -> None:
-        self.job, self.predictor = job, job.model.open()
-        if self.predictor.tasks is not None:
-            check_task("sem_seg", self.predictor.tasks, self.predictor.model)
+        opts = _WINDOWS if job.windows else ()
+        self.job = job
+        self.predictor = replace(job.model, opts=(*job.model.opts, *opts)).open()
 
     def __call__(self, source: Source) -> str | None:
         """What is wrong with the source, or None."""

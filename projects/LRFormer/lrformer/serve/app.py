@@ -4,7 +4,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,28 +21,12 @@ from lrformer.inference import Predictor
 from lrformer.inference.predictor import ImageError
 from lrformer.visualization.classes import class_color, class_name
 
+from . import Limits
 from .batching import Batcher, Prediction
 
 PAGE = Path(__file__).with_name("page.html")
 # Not all of Pillow's: some start other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a server takes.
-
-    Attributes:
-        bytes: of an uploaded file; a larger one is answered with 413.
-        pixels: of an image, said by its header; likewise.
-        requests: at a time; the next one is answered with 429.
-        seconds: for a request, its upload and its waiting included; then it is answered with 504.
-    """
-
-    bytes: int = 20 * 2**20
-    pixels: int = 4 * 2**20
-    requests: int = 32
-    seconds: float = 60
 
 
 def create_app(
