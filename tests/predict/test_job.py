@@ -9,6 +9,7 @@ import sys
 import tarfile
 import threading
 import time
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -167,31 +168,42 @@ def check_all(folder, count, scores_of):
         assert np.array_equal(labels, expected)
 
 
-@pytest.mark.slow
-def test_a_pool_that_is_killed_goes_on_where_it_was(folder, scores_of):
-    inputs = ("--input", copies(folder, 60), "--processes", 2)
-    tool = [sys.executable, predict.__file__, *command(folder, *inputs)]
-    with subprocess.Popen(tool, start_new_session=True) as process:
-        while not list(folder.glob("out/labels/0*.png")):
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-    done = len(list(folder.glob("out/labels/[!.]*.png")))
-    assert 0 < done < 60
-    assert run(folder, *inputs) == 0
-    check_all(folder, 60, scores_of)
-
-
-def ray_workers():
-    """Process ids of this process's Ray that have a model."""
+def processes_below(ancestor, word):
+    """Ids of processes that this one started, at once or by others, with a word in their name."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            title = (process / "cmdline").read_bytes()
-            raylet = (process / "stat").read_text().rpartition(") ")[2].split()[1]
-            driver = Path("/proc", raylet, "stat").read_text().rpartition(") ")[2].split()[1]
-        except OSError:
-            continue
-        if title.startswith(b"ray::") and b"MapWorker" in title and int(driver) == os.getpid():
-            yield int(process.name)
+        with suppress(OSError):
+            parent = (process / "stat").read_text().rpartition(") ")[2].split()[1]
+            found[int(process.name)] = int(parent), (process / "cmdline").read_bytes().decode()
+
+    def is_below(pid):
+        return pid in found and (found[pid][0] == ancestor or is_below(found[pid][0]))
+
+    return [pid for pid, (_, name) in found.items() if word in name and is_below(pid)]
+
+
+def wait_for_the_first(folder):
+    while not list(folder.glob("out/labels/0*.png")):
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_what_was_killed_goes_on_where_it_was(folder, scores_of):
+    arguments = command(folder, "--input", copies(folder, 90), "--processes", 2)
+    tool = [sys.executable, predict.__file__, *arguments]
+    with subprocess.Popen(tool, start_new_session=True) as process:
+        wait_for_the_first(folder)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert 0 < len(list(folder.glob("out/labels/[!.]*.png"))) < 90
+    for file in folder.glob("out/labels/[!.]*.png"):
+        file.unlink()
+    with subprocess.Popen(tool) as process:  # loses one process of its pool
+        wait_for_the_first(folder)
+        os.kill(processes_below(process.pid, "spawn_main")[0], signal.SIGKILL)
+        assert process.wait() == 1
+    assert 0 < len(list(folder.glob("out/labels/[!.]*.png"))) < 90
+    assert predict.main(arguments) == 0
+    check_all(folder, 90, scores_of)
 
 
 @pytest.mark.slow
@@ -205,9 +217,8 @@ def test_a_cluster_that_loses_a_worker_predicts_every_image_once(folder, scores_
     killed = []
 
     def kill_one():
-        while not list(folder.glob("out/labels/0*.png")):
-            time.sleep(0.01)
-        killed.append(next(ray_workers()))
+        wait_for_the_first(folder)
+        killed.append(processes_below(os.getpid(), "MapWorker")[0])
         os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill_one)

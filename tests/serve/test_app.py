@@ -98,13 +98,13 @@ def read(png):
 
 
 def test_the_label_map_and_the_json_of_an_image(client):
-    image = make_image()
+    image = make_image(height=150)
     response = client().post("/predict", content=encode(image))
     assert response.status_code == 200 and response.headers["content-type"] == "image/png"
     assert np.array_equal(read(response.content), image.argmax(2))
 
     answer = client().post("/predict?output=json&model=b", content=encode(image)).json()
-    assert (answer["width"], answer["height"]) == (31, 20)
+    assert (answer["width"], answer["height"]) == (31, 150)
     assert np.array_equal(read(base64.b64decode(answer["labels"])), image.argmax(2))
     powers = np.exp(image / 50)
     expected = 255 * powers.max(2) / powers.sum(2)

@@ -209,12 +209,14 @@ def _map_in_pool(
     threads = max(1, torch.get_num_threads() // processes)
     options = {"initializer": _start, "initargs": (job, context.Value("i", 0), threads)}
     with ProcessPoolExecutor(processes, context, **options) as pool:
-        futures = [pool.submit(_work, source) for source in sources]
+        futures = {pool.submit(_work, source): source for source in sources}
         try:
             for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool:
-            yield "what is left: a process died (out of memory?); the same command goes on"
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    path = futures[future].path
+                    yield f"{path}: a process died (out of memory?); the same command goes on"
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -6,6 +6,7 @@ from queue import SimpleQueue
 from threading import Thread
 
 import numpy as np
+import torch
 
 from lrformer.inference import Predictor
 
@@ -60,7 +61,9 @@ class Batcher:
             images, "sem_seg", batch_size=self._batch_size, ahead=0
         )
         for output in stream:
-            probabilities, classes = self.predictor.to_probabilities(output["sem_seg"]).max(dim=0)
-            dtype = np.uint8 if len(output["sem_seg"]) <= 256 else np.uint16
-            confidence = (255 * probabilities).round().byte().cpu().numpy()
-            yield classes.cpu().numpy().astype(dtype), confidence
+            scores = output["sem_seg"]
+            # A few rows at a time, as the probabilities of all classes are large.
+            rows = [self.predictor.to_probabilities(x).max(dim=0) for x in scores.split(64, dim=1)]
+            probabilities, classes = (torch.cat(parts).cpu() for parts in zip(*rows, strict=True))
+            dtype = np.uint8 if len(scores) <= 256 else np.uint16
+            yield classes.numpy().astype(dtype), (255 * probabilities).round().byte().numpy()
