@@ -82,8 +82,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     how.add_argument(
         "--windows",
         action="store_true",
-        help="predict images at their own size in sliding windows (TEST.SLIDING_WINDOW), 4 GB of "
-        "memory at the most for 20000 x 20000 pixels",
+        help="predict images at their own size, however large, in sliding windows "
+        "(TEST.SLIDING_WINDOW)",
     )
     text = "processes with a model each, on one machine; default: 1"
     how.add_argument("--processes", type=int, default=1, metavar="N", help=text)

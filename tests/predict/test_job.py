@@ -116,6 +116,10 @@ def test_only_what_is_missing_is_predicted_again(folder, capsys):
     opts = ("TEST.SLIDING_WINDOW.ENABLED", "True")
     assert run(folder, "--input", folder / "images", *opts) == 2
     assert "another command: opts" in capsys.readouterr().err
+    # Not by the name of another image: of 0.jpg and 0.png, the first would now be "0".
+    Image.new("RGB", (80, 60)).save(folder / "images" / "0.jpg")
+    assert run(folder, "--input", folder / "images", *formats) == 2
+    assert "images/0.png" in capsys.readouterr().err
 
 
 def test_images_of_any_size_by_windows(folder, scores_of, monkeypatch, capsys):
@@ -123,7 +127,7 @@ def test_images_of_any_size_by_windows(folder, scores_of, monkeypatch, capsys):
     file = folder / "images" / "0.png"
     assert run(folder, "--input", file) == 2
     assert "--windows" in capsys.readouterr().err
-    assert files_in(folder / "out") == ["predict.json"]
+    assert files_in(folder / "out") == ["predict.json", "sources.json"]
     (folder / "out" / "predict.json").unlink()
     assert run(folder, "--input", file, "--windows") == 0
     assert Image.MAX_IMAGE_PIXELS == 60 * 80 // 3

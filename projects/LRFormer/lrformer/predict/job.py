@@ -99,7 +99,7 @@ class PredictJob:
 
         Raises:
             ValueError: the model or a format cannot be used, or the folder has the predictions of
-                another model. Nothing is predicted.
+                another model, or of other images by the same names. Nothing is predicted.
         """
         for name in self.formats:
             outputs.check_format(name)
@@ -108,6 +108,7 @@ class PredictJob:
         worker = Worker(self)
         metadata = worker.predictor.metadata
         self._note_model()
+        self._note_sources(sources)
         left = [source for source in sources if source.is_video or not self.is_done(source.name)]
         if mapper is not None:
             results = mapper(self, left)
@@ -139,6 +140,20 @@ class PredictJob:
             )
         with outputs.whole_file(file) as partial:
             partial.write_text(json.dumps(note, indent=2))
+
+    def _note_sources(self, sources: Sequence[Source]) -> None:
+        """Keep in ``output/sources.json`` what names stand for; ValueError where it was another."""
+        file = self.output / "sources.json"
+        now = {source.name.as_posix(): str(source.path.resolve()) for source in sources}
+        before = json.loads(file.read_text()) if file.exists() else {}
+        for name, path in now.items():
+            if before.get(name, path) != path:
+                raise ValueError(
+                    f"{self.output} has {name} of {before[name]}, which would now be of {path}; "
+                    "choose another folder"
+                )
+        with outputs.whole_file(file) as partial:
+            partial.write_text(json.dumps(before | now, indent=0))
 
 
 class Worker:
