@@ -39,12 +39,8 @@ def test_coco_gives_every_image_back(tmp_path):
     outputs.merge_coco(tmp_path / "all.json", sorted(tmp_path.glob("?.json")), METADATA)
 
     coco = COCO(tmp_path / "all.json")
-    assert [x["name"] for x in coco.loadCats(coco.getCatIds())] == [
-        "road",
-        "car",
-        "tree",
-        "class 3",
-    ]
+    names = [category["name"] for category in coco.loadCats(coco.getCatIds())]
+    assert names == ["road", "car", "tree", "class 3"]
     assert len(coco.anns) == 2 + 3
     for image_id, classes in zip(coco.getImgIds(), maps, strict=True):
         assert coco.imgs[image_id]["file_name"] == f"day/{image_id - 1}"
