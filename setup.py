@@ -51,7 +51,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": PACKAGES},
     packages=find_packages(PACKAGES),
-    package_data={"lrformer.report": ["templates/*"]},
+    package_data={"lrformer.report": ["templates/*"], "lrformer.serve": ["*.html"]},
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.10",
     # detectron2 is needed too, but cannot be declared: its authors publish it on no package index.
@@ -82,6 +82,10 @@ setup(
         # TEST.RUNTIME.ENGINE, and the files of tools/export.py for these engines.
         **ENGINES,
         "export": ["nncf>=3.0", *chain(*ENGINES.values())],  # nncf: int8 for OpenVINO
+        # tools/predict.py: --ray, and --format geojson.
+        "ray": ["ray[data]>=2.40"],
+        "geo": ["rasterio>=1.4"],
+        "serve": ["fastapi>=0.115", "uvicorn>=0.30"],  # tools/serve.py
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
         "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },

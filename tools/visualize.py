@@ -11,7 +11,6 @@ from detectron2.utils.logger import setup_logger
 from lrformer import Predictor, cli
 from lrformer.data.own import with_data
 from lrformer.inference import load_exported, predicted_tasks
-from lrformer.inference.exported import SUFFIXES
 from lrformer.modeling.build import inference_cfg, load_model
 from lrformer.ops.host_memory import keep_freed_memory
 from lrformer.precision import NAMES
@@ -126,10 +125,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "(whatever their score) as COCO's results, panoptic segments as COCO's PNG and json files",
     )
     args = cli.parse(parser, argv)
-    if not args.weights and "MODEL.WEIGHTS" not in args.opts[::2]:
-        parser.error("no weights: give --weights FILE; an untrained model's predictions are random")
-    if not args.config_file and Path(args.weights or "").suffix not in SUFFIXES:
-        parser.error("--config-file is required, but for weights that export.py wrote")
+    cli.check_model_options(parser, args)
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit is {args.limit}, expected at least 1")
     if args.output.exists() and not args.output.is_dir():

@@ -187,3 +187,21 @@ def test_probabilities_or_scores_are_averaged(softmax, expected):
     model = Made(lambda side, h, w: logits[side].view(2, 1, 1).repeat(1, h, w))
     found = run(model, make_image(10, 10), [8, 16], softmax=softmax)
     torch.testing.assert_close(found[:, 3, 7], torch.tensor(expected))
+
+
+@pytest.mark.parametrize("memory", [1, 5 * 4 * 8 * 12, 2**28])  # strips of 8, 12 and all columns
+@pytest.mark.parametrize(
+    "size, crop, stride",
+    [((13, 29), (8, 8), (5, 3)), ((16, 24), (8, 8), (4, 8)), ((5, 6), (8, 8), (6, 6))],
+)
+def test_large_images_have_the_class_of_the_highest_mean(size, crop, stride, memory):
+    # Colours, places in the window and the windows' means all win somewhere.
+    image, model = 8 * torch.rand(3, *size), Windowed()
+    classes = np.full(size, 99, np.uint8)
+    windows = SlidingWindow(model, crop_size=crop, stride=stride, batch_size=2).eval()
+    windows.write_class_map(
+        classes, lambda y, x, h, w: image[:, y : y + h, x : x + w], memory=memory
+    )
+    expected = slide_by_hand(model, image, crop, stride).argmax(0)
+    assert len(expected.unique()) >= 4
+    assert np.array_equal(classes, expected)

@@ -63,6 +63,17 @@ def add_data_option(group) -> None:
     group.add_argument("--data", metavar="FILE", help="a yaml of your own data (docs/own_data.md)")
 
 
+def check_model_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a model without weights, or without a config unless it was exported."""
+    # Not above: what only needs the exit codes runs without PyTorch.
+    from lrformer.inference.exported import SUFFIXES
+
+    if not args.weights and "MODEL.WEIGHTS" not in args.opts[::2]:
+        parser.error("no weights: give --weights FILE; an untrained model's predictions are random")
+    if not args.config_file and Path(args.weights or "").suffix not in SUFFIXES:
+        parser.error("--config-file is required, but for weights that export.py wrote")
+
+
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse ``argv`` (that of the process where it is None) with KEY VALUE pairs at its end.
 

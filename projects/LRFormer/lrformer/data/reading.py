@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+from typing import BinaryIO
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
@@ -19,8 +20,10 @@ _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionB
 Size = tuple[int, int]
 
 
-def read_image(file_name: str, format: str = "RGB") -> np.ndarray:
+def read_image(file: str | BinaryIO, format: str = "RGB") -> np.ndarray:
     """Read an image, upright as its EXIF orientation says: H×W×3 uint8 for "RGB" and "BGR".
+
+    ``file`` is a path, or an open file whose ``name`` errors are to say.
 
     Grey, palette, RGBA and CMYK images are converted; 16-bit grey is scaled to 8 bits. Other
     formats are those of detectron2's ``read_image``.
@@ -28,10 +31,20 @@ def read_image(file_name: str, format: str = "RGB") -> np.ndarray:
     Raises:
         DatasetError: the file is missing or cannot be decoded.
     """
-    image = open_image(file_name, "image")
+    return pixels_of(open_upright(file), format)
+
+
+def open_upright(file: str | BinaryIO) -> Image.Image:
+    """An image of any mode, decoded and upright; its pixels: :func:`pixels_of`. Raises: as above"""
+    image = open_image(file, "image")
     # The pixels of an image with malformed EXIF data are fine.
     with contextlib.suppress(*_READ_ERRORS, struct.error, KeyError, TypeError):
         ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def pixels_of(image: Image.Image, format: str = "RGB") -> np.ndarray:
+    """The pixels that :func:`read_image` gives, of an image or a part that was cropped from it."""
     if image.mode.startswith("I"):
         # Pillow clips 16-bit values at 255 instead of scaling them.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -94,7 +107,7 @@ def image_size(file_name: str) -> Size:
 
 def check_image(file_name: str) -> None:
     """Raise DatasetError where a file, of an image or a map, is missing or cannot be decoded."""
-    _open(file_name, "image")
+    open_image(file_name, "image")
 
 
 def check_label(
@@ -134,15 +147,16 @@ def compare_sizes(one: str, size: Size, other: str, expected: Size) -> None:
         )
 
 
-def open_image(file_name: str, what: str, header: bool = False) -> Image.Image:
+def open_image(file: str | BinaryIO, what: str, header: bool = False) -> Image.Image:
     """Open an image and decode it, or read only its ``header``; or DatasetError."""
     try:
-        with PathManager.open(file_name, "rb") as file:
-            image = Image.open(file)
+        with PathManager.open(file, "rb") if isinstance(file, str) else file as opened:
+            image = Image.open(opened)
             image.getexif() if header else image.load()
     except _READ_ERRORS as error:
+        name = getattr(file, "name", file)
         raise DatasetError(
-            f"cannot read the {what} {file_name}: {type(error).__name__}: {error}. "
+            f"cannot read the {what} {name}: {type(error).__name__}: {error}. "
             "Check the path and that the file is whole; in a dataset, restore it, or remove it "
             "together with its partner (image or annotation)."
         ) from error

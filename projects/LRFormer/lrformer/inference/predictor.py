@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import Metadata
@@ -16,18 +17,23 @@ from torch import nn
 
 from lrformer.data import metadata_of
 from lrformer.data.mappers import build_test_augmentation
-from lrformer.data.reading import read_image
+from lrformer.data.reading import pixels_of, read_image
 from lrformer.modeling.build import inference_cfg, load_model
 
 from .ahead import map_ahead
 from .exported import load_exported
 from .runtime import build_inference_model
+from .sliding_window import SlidingWindow
 from .tasks import check_task, predicted_tasks
 from .wrapper import ClassMaps
 
 logger = logging.getLogger(__name__)
 
 Image = np.ndarray | str | PathLike
+
+
+class ImageError(ValueError):
+    """An image that cannot be predicted, while others can."""
 
 
 class Predictor:
@@ -63,6 +69,7 @@ class Predictor:
         metadata: Any = None,
         tasks: Sequence[str] | None = None,
         requests: int = 1,
+        logits: bool = True,
     ) -> None:
         """Also ``Predictor(cfg, model)``, which takes the arguments from a config.
 
@@ -73,6 +80,7 @@ class Predictor:
             image_format: order of the channels that the model takes, "RGB" or "BGR".
             metadata, tasks: see above.
             requests: how many batches the model is given at the same time, from as many threads.
+            logits: whether "sem_seg" are logits; else they are in proportion to probabilities.
         """
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT is {image_format!r}, expected RGB or BGR")
@@ -82,6 +90,7 @@ class Predictor:
         self.metadata = Metadata() if metadata is None else metadata
         self.tasks = None if tasks is None else tuple(tasks)
         self.requests = requests
+        self.logits = logits
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict:
@@ -92,6 +101,7 @@ class Predictor:
             "metadata": _metadata(cfg),
             "tasks": predicted_tasks(cfg),
             "requests": cfg.TEST.RUNTIME.REQUESTS,
+            "logits": cfg.MODEL.META_ARCHITECTURE != "MaskFormer" and not cfg.TEST.AUG.ENABLED,
         }
 
     @classmethod
@@ -131,6 +141,31 @@ class Predictor:
             ``stuff_classes`` or, of things, ``thing_classes``.
         """
         return next(self.predict_stream([image], *tasks, ahead=0))
+
+    def to_probabilities(self, scores: torch.Tensor) -> torch.Tensor:
+        """Class probabilities of the "sem_seg" that is predicted, K x H x W float32."""
+        scores = scores.float()
+        return scores.softmax(0) if self.logits else scores / scores.sum(0).clamp(min=1e-12)
+
+    def predict_large(self, image: PIL.Image.Image, classes: np.ndarray) -> None:
+        """Write the class of every pixel, in bounded memory, with ``TEST.SLIDING_WINDOW.ENABLED``.
+
+        Args:
+            image: upright, taken at its own size; :func:`lrformer.data.reading.open_upright`.
+            classes: H x W integers to write to, see :meth:`SlidingWindow.write_class_map`.
+
+        Raises:
+            ValueError: the model does not predict in sliding windows.
+        """
+        if not isinstance(self.model, SlidingWindow):
+            raise ValueError("large images need TEST.SLIDING_WINDOW.ENABLED True, without TEST.AUG")
+
+        def read(y: int, x: int, height: int, width: int) -> torch.Tensor:
+            window = image.crop((x, y, x + width, y + height))
+            pixels = pixels_of(window, self.image_format).transpose(2, 0, 1)
+            return torch.from_numpy(np.ascontiguousarray(pixels))
+
+        self.model.write_class_map(classes, read)
 
     def predict_stream(
         self, images: Iterable[Image], *tasks: str, batch_size: int = 1, ahead: int = 4
@@ -207,7 +242,13 @@ class Predictor:
         if self.image_format == "BGR":
             image = image[:, :, ::-1]
         inputs = T.AugInput(np.ascontiguousarray(image))
-        self.augmentations(inputs)
+        try:
+            self.augmentations(inputs)
+        except ValueError as error:
+            raise ImageError(
+                f"an image of {width}x{height} pixels cannot be resized as INPUT.MIN_SIZE_TEST and "
+                f"MAX_SIZE_TEST say: {error}"
+            ) from error
         tensor = torch.from_numpy(inputs.image.transpose(2, 0, 1).copy())
         return {"image": tensor, "height": height, "width": width}
 

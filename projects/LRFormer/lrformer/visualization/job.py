@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lrformer.data.reading import read_image
 from lrformer.inference import Predictor
 from lrformer.inference.ahead import map_ahead
 from lrformer.inference.tasks import check_task
@@ -97,7 +96,7 @@ class DrawJob:
 
     def _read(self, source: Source) -> _Work:
         with self._skipping(source):
-            image, panels = read_image(str(source.path)), {}
+            image, panels = source.read(), {}
             if source.truth is not None:
                 truth = read_truth(source.truth, self.task, image.shape[:2], self._metadata)
                 panels["ground truth"] = truth

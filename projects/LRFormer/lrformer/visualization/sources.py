@@ -1,11 +1,15 @@
-"""Which files to draw, where their pictures go, and their ground truth."""
+"""Which files to predict, what the results are called, and their ground truth."""
 
 import glob
+import io
 import itertools
+import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from lrformer.data import DatasetError, load_dataset
 from lrformer.data.masks import number_segments, object_mask
@@ -14,6 +18,7 @@ from lrformer.data.reading import (
     check_label,
     check_map_size,
     check_size,
+    read_image,
     read_label,
     read_panoptic,
 )
@@ -21,6 +26,7 @@ from lrformer.data.reading import (
 from .segments import Prediction, Segment
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+_SHARD_SUFFIX = ".tar"
 
 # What a model predicts, and where detectron2's records have its ground truth.
 _TRUTH_KEYS = {
@@ -32,19 +38,36 @@ _TRUTH_KEYS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A file to draw.
+    """An image or a video to predict.
 
     Attributes:
-        path: the image or video.
+        path: the image or video, or the shard that the image is in.
         name: path of its picture below the output folder, without a suffix.
         truth: record in detectron2's dataset format, if its ground truth is to be drawn.
         image_id: the dataset's number of the image, where it has one.
+        part: of an image in a shard: its first byte, and how many it has.
     """
 
     path: Path
     name: Path
     truth: dict[str, Any] | None = None
     image_id: int | str | None = None
+    part: tuple[int, int] | None = None
+
+    def open(self) -> str | BinaryIO:
+        """What :mod:`lrformer.data.reading` reads."""
+        if self.part is None:
+            return str(self.path)
+        first, count = self.part
+        with self.path.open("rb") as shard:
+            shard.seek(first)
+            image = io.BytesIO(shard.read(count))
+        image.name = f"{self.path}: {self.name.name}"
+        return image
+
+    def read(self) -> np.ndarray:
+        """The image, H x W x 3 RGB uint8; DatasetError if it cannot be read."""
+        return read_image(self.open())
 
     @property
     def is_video(self) -> bool:
@@ -62,19 +85,27 @@ def collect(inputs: Iterable[str], output: Path) -> tuple[list[Source], list[str
     """The files that paths on a command line mean, each of them once.
 
     A folder stands for the images in it and in its sub-folders, whose arrangement the output
-    keeps; a pattern with ``*``, ``?``, ``[]`` or ``**`` for the images and videos that match it.
+    keeps; a pattern with ``*``, ``?``, ``[]`` or ``**`` for the images and videos that match it; a
+    shard (WebDataset's plain ``.tar``), also of a folder or pattern, for the images in it.
     Pictures of an earlier run, in an ``output`` inside, are left out.
 
     Returns:
         The sources, and a line for each input that stands for none.
     """
-    sources: dict[Path, Source] = {}
+    sources: dict[tuple, Source] = {}
     problems = []
     for text in inputs:
-        found = _expand(text, output.resolve())
+        found, damaged = [], []
+        for source in _expand(text, output.resolve()):
+            try:
+                shard = source.path.suffix.lower() == _SHARD_SUFFIX
+                found += _images_in(source) if shard else [source]
+            except (OSError, tarfile.TarError) as error:
+                damaged.append(f"{source.path}: cannot read the shard: {error}")
         for source in found:
-            sources.setdefault(source.path.resolve(), source)
-        if not found:
+            sources.setdefault((source.path.resolve(), source.part), source)
+        problems += damaged
+        if not found and not damaged:
             missing = "no images in it" if Path(text).is_dir() else "no such file or folder"
             problems.append(f"{text}: {missing}")
     return _with_unique_names(sources.values()), problems
@@ -85,11 +116,11 @@ def _expand(text: str, output: Path) -> list[Source]:
     if path.is_file():
         return [Source(path, Path(path.stem))]
     if path.is_dir():
-        files, searched, suffixes = path.rglob("*"), path, IMAGE_SUFFIXES
+        files, searched, suffixes = path.rglob("*"), path, (*IMAGE_SUFFIXES, _SHARD_SUFFIX)
     else:
         parts = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
         files, searched = map(Path, glob.iglob(text, recursive=True)), Path(*parts)
-        suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+        suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, _SHARD_SUFFIX)
     inside = searched.resolve() in output.parents
     return [
         Source(file, file.relative_to(path).with_suffix("") if path.is_dir() else Path(file.stem))
@@ -98,6 +129,21 @@ def _expand(text: str, output: Path) -> list[Source]:
         and file.is_file()
         and not (inside and file.resolve().is_relative_to(output))
     ]
+
+
+def _images_in(shard: Source) -> list[Source]:
+    """What follows the first dot of a member's name is its kind: ``1.seg.png`` is no image."""
+    sources = []
+    with tarfile.open(shard.path, "r:") as members:
+        for member in members:
+            path = PurePosixPath(member.name)
+            key, _, kind = path.name.partition(".")
+            if member.isfile() and key and f".{kind.lower()}" in IMAGE_SUFFIXES:
+                # No name leads out of the output.
+                folders = [part for part in path.parent.parts if part not in ("/", "..")]
+                name, part = Path(shard.name, *folders, key), (member.offset_data, member.size)
+                sources.append(Source(shard.path, name, part=part))
+    return sources
 
 
 def from_dataset(name: str, task: str | None = None) -> list[Source]:
