@@ -82,9 +82,9 @@ def test_shards_videos_and_folders_together(folder, scores_of):
     assert not any((folder.parents[i] / "k2.png").exists() for i in range(2))
 
 
-def test_odd_and_unreadable_images_are_named_and_skipped(folder, capsys):
+def test_unreadable_images_are_named_and_skipped(folder, capsys):
     images = folder / "images"
-    Image.new("RGB", (5000, 1)).save(images / "odd.png")
+    Image.new("RGB", (5000, 1)).save(images / "odd.png")  # which is predicted
     (images / "text.jpg").write_text("hello")
     whole = (images / "1.png").read_bytes()
     (images / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -93,12 +93,15 @@ def test_odd_and_unreadable_images_are_named_and_skipped(folder, capsys):
     inputs = (images, folder / "bad.tar", folder / "v.mp4", folder / "none.png")
     assert run(folder, "--input", *inputs) == 1
     captured = capsys.readouterr()
-    assert "predicted 5 of 11 inputs" in captured.out
+    assert "predicted 6 of 11 inputs" in captured.out
     skipped = [line for line in captured.err.splitlines() if "skipped: " in line]
-    for name in ("odd.png", "text.jpg", "cut.png", "bad.tar", "v.mp4", "none.png"):
+    for name in ("text.jpg", "cut.png", "bad.tar", "v.mp4", "none.png"):
         assert sum(name in line for line in skipped) == 1
-    assert files_in(folder / "out" / "labels") == [f"{number}.png" for number in range(5)]
-    assert run(folder, "--input", images / "odd.png", images / "text.jpg") == 2
+    labels = folder / "out" / "labels"
+    assert files_in(labels) == [*(f"{number}.png" for number in range(5)), "odd.png"]
+    with Image.open(labels / "odd.png") as odd:
+        assert odd.size == (5000, 1)
+    assert run(folder, "--input", images / "cut.png", images / "text.jpg") == 2
 
 
 def test_only_what_is_missing_is_predicted_again(folder, capsys):

@@ -32,10 +32,6 @@ logger = logging.getLogger(__name__)
 Image = np.ndarray | str | PathLike
 
 
-class ImageError(ValueError):
-    """An image that cannot be predicted, while others can."""
-
-
 class Predictor:
     """Segments RGB images with a model, prepared as the test mapper prepares them.
 
@@ -238,19 +234,12 @@ class Predictor:
             raise TypeError(f"the image is a {type(image).__name__} ({found}); {wanted}")
         if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise ValueError(f"the image's shape is {image.shape}; {wanted}")
-        height, width = image.shape[:2]
         if self.image_format == "BGR":
             image = image[:, :, ::-1]
         inputs = T.AugInput(np.ascontiguousarray(image))
-        try:
-            self.augmentations(inputs)
-        except ValueError as error:
-            raise ImageError(
-                f"an image of {width}x{height} pixels cannot be resized as INPUT.MIN_SIZE_TEST and "
-                f"MAX_SIZE_TEST say: {error}"
-            ) from error
+        self.augmentations(inputs)
         tensor = torch.from_numpy(inputs.image.transpose(2, 0, 1).copy())
-        return {"image": tensor, "height": height, "width": width}
+        return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
 
 
 def _metadata(cfg: CfgNode) -> Metadata | None:

@@ -18,7 +18,6 @@ from lrformer import __version__
 from lrformer.data import DatasetError
 from lrformer.data.reading import read_image
 from lrformer.inference import Predictor
-from lrformer.inference.predictor import ImageError
 from lrformer.visualization.classes import class_color, class_name
 
 from . import Limits
@@ -106,10 +105,7 @@ _ERRORS = {
 async def _answer(request: Request, batcher: Batcher, output: str, limits: Limits) -> Response:
     data = await _body(request, limits.bytes)
     image = await run_in_threadpool(_decode, data, limits.pixels)
-    try:
-        prediction = await asyncio.wrap_future(batcher.submit(image))
-    except ImageError as error:
-        raise HTTPException(400, str(error)) from error
+    prediction = await asyncio.wrap_future(batcher.submit(image))
     if output == "png":
         return Response(await run_in_threadpool(_png, prediction[0]), media_type="image/png")
     return JSONResponse(await run_in_threadpool(_json, prediction, batcher.predictor.metadata))
