@@ -35,7 +35,7 @@ $(READY): setup.py constraints.txt tools/install_detectron2.py tools/detectron2_
 demo: $(READY) ## Train, evaluate and draw LRFormer-T on made-up street scenes (CPU, minutes)
 	$(BIN)/python datasets/make_demo_scenes.py
 	$(BIN)/python tools/train_net.py --config-file configs/demo/lrformer_t.yaml \
-	  MODEL.DEVICE cpu OUTPUT_DIR output/demo
+	  --report output/demo/report MODEL.DEVICE cpu OUTPUT_DIR output/demo
 	$(BIN)/python tools/visualize.py --config-file configs/demo/lrformer_t.yaml --device cpu \
 	  --weights output/demo/model_final.pth --dataset demo_scenes_sem_seg_val --limit 16 \
 	  --ground-truth --side-by-side --output output/demo/pictures

@@ -42,6 +42,8 @@ ENGINES = {
     "onnxruntime": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.23"],
 }
 
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30"]
+
 setup(
     name="lrformer",
     version=read_version(),
@@ -76,7 +78,14 @@ setup(
     extras_require={
         # Without OpenVINO, whose tests run where it is installed: in one process with all others
         # they ended in a broken heap (`make test ARGS=tests/inference/test_engines.py`).
-        "dev": ["packaging>=23", "pytest>=8", "ruff>=0.15", *ENGINES["onnxruntime"]],
+        "dev": [
+            "packaging>=23",
+            "pytest>=8",
+            "ruff>=0.15",
+            *ENGINES["onnxruntime"],
+            # The newest FastAPI's client for tests, which needs Python 3.11.
+            *(f"{name}; python_version >= '3.11'" for name in (*SERVE, "httpx2>=2")),
+        ],
         # What tests and tools/bench.py time compare with; without it those are left out.
         "peers": ["transformers>=4.45"],
         # TEST.RUNTIME.ENGINE, and the files of tools/export.py for these engines.
@@ -85,7 +94,7 @@ setup(
         # tools/predict.py: --ray, and --format geojson.
         "ray": ["ray[data]>=2.40"],
         "geo": ["rasterio>=1.4"],
-        "serve": ["fastapi>=0.115", "uvicorn>=0.30"],  # tools/serve.py
+        "serve": SERVE,  # tools/serve.py
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
         "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },
