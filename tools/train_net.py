@@ -3,6 +3,7 @@
 
 import sys
 
+import short_waits  # noqa: F401  (before PyTorch)
 from lrformer.engine.run import main
 
 if __name__ == "__main__":
