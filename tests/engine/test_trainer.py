@@ -309,6 +309,27 @@ def test_a_training_ends_early_when_it_gets_no_better(tiny_cfg, monkeypatch):
     _assert_same(saved["model"], _weights(trainer))
 
 
+def test_an_early_end_keeps_the_average_and_is_reported_on(tiny_cfg, monkeypatch):
+    tested = []
+
+    def test(cfg, model, evaluators=None):
+        tested.append((model.state_dict()["predictor.weight"].clone(), evaluators))
+        return {"sem_seg": {"mIoU": 1.0}}
+
+    monkeypatch.setattr(Trainer, "test", staticmethod(test))
+    changes = {"SOLVER__MAX_ITER": 40, "TEST__EVAL_PERIOD": 2, "SOLVER__EMA_DECAY": 0.9}
+    _train(
+        tiny_cfg,
+        prepare=lambda trainer: setattr(trainer, "last_evaluators", ["of the report"]),
+        SOLVER__EARLY_STOPPING=1,
+        **changes,
+    )
+    assert [evaluators for _, evaluators in tested] == [None, None, ["of the report"]]
+    saved = torch.load(Path(tiny_cfg.OUTPUT_DIR) / "model_final.pth", weights_only=True)["model"]
+    for evaluated, _ in tested[1:]:  # nothing was trained between the two
+        torch.testing.assert_close(saved["predictor.weight"], evaluated, rtol=0, atol=0)
+
+
 def test_nan_is_never_the_best(tiny_cfg, monkeypatch):
     monkeypatch.setattr(Trainer, "test", _Scores(float("nan")))
     _train(tiny_cfg)

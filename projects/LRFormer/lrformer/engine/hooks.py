@@ -68,7 +68,11 @@ class WeightAverage(HookBase):
     def after_step(self) -> None:
         self._ema.update(self._model, step=self.trainer.iter)
         if self.trainer.iter + 1 == self.trainer.max_iter:
-            self._model.load_state_dict(self.model.state_dict())
+            self.finish()
+
+    def finish(self) -> None:
+        """Give the model the average."""
+        self._model.load_state_dict(self.model.state_dict())
 
     def state_dict(self) -> dict:
         return self.model.state_dict()

@@ -180,11 +180,7 @@ class Trainer(DefaultTrainer):
             try:
                 super().train()
             except EarlyStop:
-                self.checkpointer.save("model_final", iteration=self.iter)
-                logger.info(
-                    f"stopped after iteration {self.iter + 1} of {self.max_iter}: no better score "
-                    f"in {self.cfg.SOLVER.EARLY_STOPPING} evaluations (SOLVER.EARLY_STOPPING)"
-                )
+                self._stop_early()
         else:
             logger.info(
                 f"already trained for {self.start_iter} iterations (SOLVER.MAX_ITER is "
@@ -192,6 +188,19 @@ class Trainer(DefaultTrainer):
             )
             self._last_eval_results = self.test(self.cfg, self.model, self.last_evaluators)
         return self._last_eval_results
+
+    def _stop_early(self) -> None:
+        """What else the last iteration is followed by."""
+        logger.info(
+            f"stopped after iteration {self.iter + 1} of {self.max_iter}: no better score in "
+            f"{self.cfg.SOLVER.EARLY_STOPPING} evaluations (SOLVER.EARLY_STOPPING)"
+        )
+        for hook in self._hooks:
+            if isinstance(hook, WeightAverage):
+                hook.finish()
+        self.checkpointer.save("model_final", iteration=self.iter)
+        if self.last_evaluators is not None:
+            self._last_eval_results = self.test(self.cfg, self.model, self.last_evaluators)
 
     # The detectron2 of 2021 leaves the optimizer out of its default trainer's state; newer ones
     # have this layout.
