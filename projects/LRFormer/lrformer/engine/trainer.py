@@ -22,6 +22,7 @@ from lrformer.checkpoint import LRFormerCheckpointer
 from lrformer.data import build_test_loader, build_train_loader, metadata_of, verify_dataset
 from lrformer.evaluation import PerClassSemSegEvaluator, best_metric, build_evaluator
 from lrformer.inference import ClassMaps, ConfidentClassMaps, build_inference_model
+from lrformer.inference.tasks import predicts_logits
 from lrformer.ops import accelerate
 from lrformer.precision import autocast_dtype
 from lrformer.report import ReportEvaluator
@@ -83,7 +84,8 @@ class Trainer(DefaultTrainer):
         model = accelerate(self.build_model(cfg))
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        devices = None if cfg.MODEL.DEVICE == "cpu" else [torch.cuda.current_device()]
+        on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+        devices = [torch.cuda.current_device()] if on_gpu else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=devices)
         self._trainer = TrainStep(model, data_loader, optimizer, _training_dtype(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -292,8 +294,7 @@ class Trainer(DefaultTrainer):
         try:
             prepared = build_inference_model(cfg, model)
             if any(isinstance(x, ReportEvaluator) for x in evaluators):
-                is_logits = cfg.MODEL.META_ARCHITECTURE != "MaskFormer" and not cfg.TEST.AUG.ENABLED
-                prepared = ConfidentClassMaps(prepared, softmax=is_logits)
+                prepared = ConfidentClassMaps(prepared, predicts_logits(cfg))
             elif all(isinstance(x, PerClassSemSegEvaluator) for x in evaluators):
                 prepared = ClassMaps(prepared)
             return super().test(cfg, prepared, evaluators)

@@ -24,7 +24,7 @@ from .ahead import map_ahead
 from .exported import load_exported
 from .runtime import build_inference_model
 from .sliding_window import SlidingWindow
-from .tasks import check_task, predicted_tasks
+from .tasks import check_task, predicted_tasks, predicts_logits
 from .wrapper import ClassMaps
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Predictor:
             "metadata": _metadata(cfg),
             "tasks": predicted_tasks(cfg),
             "requests": cfg.TEST.RUNTIME.REQUESTS,
-            "logits": cfg.MODEL.META_ARCHITECTURE != "MaskFormer" and not cfg.TEST.AUG.ENABLED,
+            "logits": predicts_logits(cfg),
         }
 
     @classmethod

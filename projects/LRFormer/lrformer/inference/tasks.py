@@ -58,3 +58,8 @@ def check_task(task: str, found: Any, model: nn.Module) -> None:
 
 def _list(tasks: Any) -> str:
     return ", ".join(map(repr, tasks))
+
+
+def predicts_logits(cfg: CfgNode) -> bool:
+    """Whether "sem_seg" are logits; else they are in proportion to probabilities."""
+    return cfg.MODEL.META_ARCHITECTURE != "MaskFormer" and not cfg.TEST.AUG.ENABLED

@@ -69,13 +69,12 @@ class ConfidentClassMaps(nn.Module):
 
     Args:
         model: in eval mode.
-        softmax: for a model that returns logits. False: what it returns, which is not negative, is
-            divided by its sum over the classes.
+        logits: whether that is what the model returns, see :func:`most_likely`.
     """
 
-    def __init__(self, model: nn.Module, softmax: bool) -> None:
+    def __init__(self, model: nn.Module, logits: bool) -> None:
         super().__init__()
-        self.model, self.softmax = model, softmax
+        self.model, self.logits = model, logits
         self.training = model.training
 
     @torch.no_grad()
@@ -89,15 +88,31 @@ class ConfidentClassMaps(nn.Module):
         seconds = (time.perf_counter() - start) / len(batched_inputs)
         results = []
         for x, output in zip(batched_inputs, outputs, strict=True):
-            scores = sem_seg_of(output, output_size(x), self.model).float()
-            top, classes = scores.max(dim=0)
-            if self.softmax:
-                confidence = (top - scores.logsumexp(dim=0)).exp()
-            else:
-                confidence = top / scores.sum(dim=0).clamp(min=torch.finfo(top.dtype).tiny)
+            scores = sem_seg_of(output, output_size(x), self.model)
+            classes, confidence = most_likely(scores, self.logits)
             maps = {"sem_seg_classes": classes, "confidence": confidence}
             results.append({**maps, "seconds": seconds})
         return results
+
+
+def most_likely(scores: Tensor, logits: bool) -> tuple[Tensor, Tensor]:
+    """The class of each pixel, H x W int64, and its probability, H x W float32.
+
+    Args:
+        scores: K x H x W.
+        logits: whether they are; else, not negative, they are in proportion to probabilities.
+    """
+    parts = []
+    for rows in scores.split(64, dim=1):  # as what is made of all classes is large
+        rows = rows.float()
+        top, classes = rows.max(dim=0)
+        if logits:
+            probability = (top - rows.logsumexp(dim=0)).exp()
+        else:
+            probability = top / rows.sum(dim=0).clamp(min=torch.finfo(top.dtype).tiny)
+        parts.append((classes, probability))
+    classes, probabilities = (torch.cat(x) for x in zip(*parts, strict=True))
+    return classes, probabilities
 
 
 def sem_seg_of(output: dict, size: Size, model: nn.Module) -> Tensor:

@@ -6,9 +6,9 @@ from queue import SimpleQueue
 from threading import Thread
 
 import numpy as np
-import torch
 
 from lrformer.inference import Predictor
+from lrformer.inference.wrapper import most_likely
 
 # H x W classes, uint8 or uint16, and the probability of each pixel's class, uint8 of 0 to 255.
 Prediction = tuple[np.ndarray, np.ndarray]
@@ -62,8 +62,7 @@ class Batcher:
         )
         for output in stream:
             scores = output["sem_seg"]
-            # A few rows at a time, as the probabilities of all classes are large.
-            rows = [self.predictor.to_probabilities(x).max(dim=0) for x in scores.split(64, dim=1)]
-            probabilities, classes = (torch.cat(parts).cpu() for parts in zip(*rows, strict=True))
+            classes, probabilities = most_likely(scores, self.predictor.logits)
             dtype = np.uint8 if len(scores) <= 256 else np.uint16
-            yield classes.numpy().astype(dtype), (255 * probabilities).round().byte().numpy()
+            confidence = (255 * probabilities).round().byte()
+            yield classes.cpu().numpy().astype(dtype), confidence.cpu().numpy()
