@@ -9,10 +9,17 @@ from lrformer import cli
 from lrformer.config import find_config
 from lrformer.data.own import with_data
 
-from . import count, loading, speed, table, training
+from . import count, curves, loading, speed, table, training
 from .report import render
 
-COMMANDS = {"count": count, "table": table, "time": speed, "train": training, "load": loading}
+COMMANDS = {
+    "count": count,
+    "table": table,
+    "time": speed,
+    "train": training,
+    "load": loading,
+    "curves": curves,
+}
 _WITH_DATA = ("count", "train", "load")  # which take one CONFIG then
 _STYLES = {".md": "markdown", ".json": "json", ".csv": "csv"}
 
@@ -25,6 +32,7 @@ examples:
   bench.py train ade20k/lrformer_s.yaml --variants float32 bfloat16 --against ../before
   bench.py load ade20k/lrformer_s.yaml --step-seconds 0.5
   bench.py load lrformer_s --data mine.yaml
+  bench.py curves T=output/camvid_t B1=output/camvid_b1 --plot curves.png
 {cli.OVERRIDES} The exit code is 0, or 2 for what cannot be measured.
 """
 

@@ -46,6 +46,8 @@ _QUANTITIES = {
     "time_min": _Quantity("least", "ms", 1e-3),
     "images_per_second": _Quantity("images/s"),
     "batch": _Quantity("batch", format="d"),
+    "minutes": _Quantity("minutes"),
+    "images": _Quantity("images", format="d"),
     "workers": _Quantity("workers", format="d"),
     "ratio": _Quantity("time / the first", format=".3f"),
     "error": _Quantity("error", format=".0e"),
