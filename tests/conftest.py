@@ -1,6 +1,9 @@
-"""For tests in any folder: log handlers as before, and a small LRFormer+."""
+"""For tests in any folder: log handlers as before, a small LRFormer+, and a hub on this machine."""
 
+import hashlib
+import http.server
 import logging
+import threading
 from itertools import chain
 from pathlib import Path
 
@@ -85,3 +88,72 @@ def sample():
         return {"image": image, "instances": instances, "height": height, "width": width}
 
     return make
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """As much of the Hugging Face hub as is asked for when files are downloaded.
+
+    ``files`` are contents by owner, repository and file: "owner/repository/file"; "gated/…" needs
+    the token "secret". There is one revision, ``commit`` or "main". ``sent`` are the files sent.
+    """
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _HubHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.files, self.sent = {}, []
+
+    def add(self, repository, folder):
+        """Serve the files of a folder."""
+        self.files |= {f"{repository}/{x.name}": x.read_bytes() for x in folder.iterdir()}
+
+
+class _HubHandler(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        owner, repository, *rest = self.path.removeprefix("/").split("?")[0].split("/")
+        repositories = {name.rpartition("/")[0] for name in self.server.files}
+        error, content = None, b""
+        if rest[:1] != ["resolve"] or f"{owner}/{repository}" not in repositories:
+            error = 401, "RepoNotFound"
+        elif owner == "gated" and self.headers.get("authorization") != "Bearer secret":
+            error = 403, "GatedRepo"
+        elif rest[1] not in ("main", self.server.commit):
+            error = 404, "RevisionNotFound"
+        elif (name := "/".join([owner, repository, *rest[2:]])) not in self.server.files:
+            error = 404, "EntryNotFound"
+        else:
+            content = self.server.files[name]
+            self.server.sent += [name] if self.command == "GET" else []
+        self.send_response(error[0] if error else 200)
+        if error:
+            self.send_header("X-Error-Code", error[1])
+        self.send_header("X-Repo-Commit", self.server.commit)
+        self.send_header("ETag", hashlib.sha1(content).hexdigest())
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        return content
+
+    def do_GET(self):
+        self.wfile.write(self.do_HEAD())
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A :class:`Hub` that huggingface_hub asks, with an empty cache and without a token."""
+    from huggingface_hub import constants
+
+    with Hub() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server
+        server.shutdown()

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .hub import download
 from .pickles import PickleRefused, load_pickle, load_torch
 
 # Under what the tensors are, in the files of this project, detectron2, mmsegmentation, timm, DeiT.
@@ -50,15 +51,16 @@ class FileContents:
 
 
 def check_weights_exist(path_or_url: str | Path) -> None:
-    """Raise FileNotFoundError where this is a path for which :func:`find_file` finds no file."""
-    if "://" not in str(path_or_url):
+    """:func:`find_file` of a path or of a name on the hub, for its errors; URLs are left alone."""
+    if "://" not in str(path_or_url) or str(path_or_url).startswith("hf://"):
         find_file(path_or_url)
 
 
 def find_file(path_or_url: str | Path) -> Path:
-    """The local file of a path, or of a URL, which is downloaded into iopath's cache.
+    """The local file of a path, or of a URL, which is downloaded into a cache.
 
-    A folder of a Hugging Face model stands for the file of weights in it.
+    A folder of a Hugging Face model stands for the file of weights in it; hf://… is a file on
+    their hub, see :func:`lrformer.checkpoint.hub.download`.
 
     Raises FileNotFoundError where there is no such file, WeightsError where the download fails.
     """
@@ -71,10 +73,12 @@ def find_file(path_or_url: str | Path) -> Path:
         raise FileNotFoundError(
             f"there is no file of weights {path_or_url}{is_folder} (looked from {Path.cwd()})"
         )
-    # Not above: files can be read without detectron2.
-    from detectron2.utils.file_io import PathManager
-
     try:
+        if str(path_or_url).startswith("hf://"):
+            return download(str(path_or_url))
+        # Not above: files can be read without detectron2.
+        from detectron2.utils.file_io import PathManager
+
         return Path(PathManager.get_local_path(str(path_or_url)))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path_or_url} could not be downloaded: {error}") from error
