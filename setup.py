@@ -53,7 +53,11 @@ setup(
     license="Apache-2.0",
     package_dir={"": PACKAGES},
     packages=find_packages(PACKAGES),
-    package_data={"lrformer.report": ["templates/*"], "lrformer.serve": ["*.html"]},
+    package_data={
+        "lrformer.hf": ["*.md"],
+        "lrformer.report": ["templates/*"],
+        "lrformer.serve": ["*.html"],
+    },
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.10",
     # detectron2 is needed too, but cannot be declared: its authors publish it on no package index.
@@ -95,6 +99,8 @@ setup(
         "ray": ["ray[data]>=2.40"],
         "geo": ["rasterio>=1.4"],
         "serve": SERVE,  # tools/serve.py
+        # lrformer.hf; accelerate is what transformers' Trainer needs.
+        "hf": ["accelerate>=1.1", "transformers>=5.0"],
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
         "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },

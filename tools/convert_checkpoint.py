@@ -1,4 +1,4 @@
-"""Convert checkpoints: other names, another format, without optimizer state, their mean."""
+"""Convert checkpoints: other names, another format, for transformers, their mean."""
 
 import argparse
 import sys
@@ -14,6 +14,7 @@ examples:
   convert_checkpoint.py output/camvid/model_final.pth --output model.pth
   convert_checkpoint.py output/camvid/model_best.pth --layout released --output released.pth
   convert_checkpoint.py output/camvid/model_00*.pth --average --output mean.pth
+  convert_checkpoint.py model_best.pth --layout hf --config-file camvid/lrformer_t.yaml --output hf
 
 MODEL.WEIGHTS takes all of these files as they are; nothing has to be converted to be loaded.
 """
@@ -24,7 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
 
     def work() -> None:
-        lines = convert(args.input, args.output, args.layout, args.overwrite, args.allow_pickle)
+        if args.layout == "hf":
+            from lrformer.hf.convert import save_pretrained  # needs transformers
+
+            options = args.overwrite, args.allow_pickle, args.push_to_hub
+            lines = save_pretrained(args.config_file, *args.input, args.output, *options)
+        else:
+            lines = convert(args.input, args.output, args.layout, args.overwrite, args.allow_pickle)
         print(*lines, sep="\n")
 
     return cli.run(work)
@@ -32,14 +39,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__, _EPILOG)
-    parser.add_argument("input", nargs="+", metavar="FILE", help="checkpoint: a path or URL")
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help=".pth, .pt or .safetensors"
+        "input",
+        nargs="+",
+        metavar="FILE",
+        help="checkpoint: a path, URL or hf://owner/repository/file",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help=".pth, .pt or .safetensors; of --layout hf a folder",
     )
     parser.add_argument(
         "--layout",
-        choices=("ours", "released"),
-        help="whose parameter names to write; default: the input's",
+        choices=("ours", "released", "hf"),
+        help="whose parameter names to write; default: the input's. hf: a folder for transformers",
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="the model's, for --layout hf")
+    parser.add_argument(
+        "--push-to-hub", metavar="OWNER/REPOSITORY", help="with --layout hf: also upload the folder"
     )
     parser.add_argument("--average", action="store_true", help="write the mean of the inputs")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
@@ -55,6 +75,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             if args.average
             else f"{len(args.input)} checkpoints are given; add --average to write their mean"
         )
+    is_folder = args.layout == "hf"
+    if (args.config_file is not None) != is_folder or (is_folder and args.average):
+        parser.error(
+            "--layout hf, and nothing else, needs a --config-file, and takes one checkpoint"
+        )
+    if args.push_to_hub and not is_folder:
+        parser.error("--push-to-hub is for --layout hf")
     return args
 
 
