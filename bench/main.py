@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrformer import cli
-from lrformer.config import find_config
 from lrformer.data.own import with_data
 
 from . import count, curves, loading, speed, table, training
@@ -62,7 +61,7 @@ def _run(args, command: str) -> None:
     if getattr(args, "data", None):
         if len(args.configs) != 1:
             raise ValueError(f"--data takes one CONFIG; found {len(args.configs)}")
-        args.config_file = str(find_config(args.configs[0]))
+        args.config_file = args.configs[0]
         args.opts = with_data(args)
     text = render(COMMANDS[args.command].report(args), _STYLES[suffix], command)
     if args.output is None:

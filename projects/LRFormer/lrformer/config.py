@@ -5,6 +5,7 @@ has a name for something, that name is used here, so that their yaml files are u
 """
 
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
@@ -27,6 +28,14 @@ _REMOVED_KEYS = (
     "TEST.RUNTIME.KEEP_MEMORY",
 )
 
+# Names of models that are not trained by Base-Recipe.yaml alone, and what comes after it.
+_RECIPES = {
+    "lrformer_plus_t": "Base-Recipe-Plus-T",
+    "lrformer_plus_*": "Base-Recipe-Plus",
+    "segformer_b?": "Base-Recipe-SegFormer",
+    "rtformer_*": "Base-Recipe-RTFormer",
+}
+
 
 # Published configs have it, and it is data; tags that name other objects of Python are refused.
 yaml.SafeLoader.add_constructor(
@@ -44,7 +53,8 @@ def load_cfg(config_file: str | Path | None, opts: Sequence = ()) -> CN:
 
     Args:
         config_file: a yaml file, see :func:`find_config`; its ``_BASE_`` files are read first.
-            None: the defaults and ``opts`` alone.
+            After a model's name alone, such as "lrformer_s", comes the recipe for own data. None:
+            the defaults and ``opts`` alone.
         opts: ``[key, value, key, value, ...]`` as on the command line.
 
     Raises:
@@ -61,9 +71,9 @@ def load_cfg(config_file: str | Path | None, opts: Sequence = ()) -> CN:
         )
     cfg = add_lrformer_config(get_cfg())
     try:
-        if path is not None:
+        for file in [] if path is None else [path, *_recipe(path, Path(config_file))]:
             # detectron2's default runs code that a file's tags ask for.
-            cfg.merge_from_file(str(path), allow_unsafe=False)
+            cfg.merge_from_file(str(file), allow_unsafe=False)
         cfg.merge_from_list(opts)
     except yaml.constructor.ConstructorError as error:
         raise ConfigError(
@@ -87,7 +97,7 @@ def load_cfg(config_file: str | Path | None, opts: Sequence = ()) -> CN:
 def find_config(config_file: str | Path) -> Path:
     """The file that a config's path means: itself, or else the one below the project's configs.
 
-    A model's name alone, such as "lrformer_s", means its config for own data.
+    A model's name alone, such as "lrformer_s", means its file in ``configs/models``.
 
     Raises:
         FileNotFoundError: none exists.
@@ -99,11 +109,19 @@ def find_config(config_file: str | Path) -> Path:
     below = _CONFIGS / path
     if below.is_file():
         return below
-    own = _CONFIGS / "own" / f"{path}.yaml"
-    if len(path.parts) == 1 and own.is_file():
-        return own
+    model = _CONFIGS / "models" / f"{path}.yaml"
+    if len(path.parts) == 1 and model.is_file():
+        return model
     also = f", nor {below}" if below != path else ""
     raise FileNotFoundError(f"there is no config file {path} (looked from {Path.cwd()}){also}")
+
+
+def _recipe(path: Path, config_file: Path) -> list[Path]:
+    """What a model is trained by on own data, where ``config_file`` is its name alone."""
+    if path.stem != str(config_file):
+        return []
+    more = next((recipe for x, recipe in _RECIPES.items() if fnmatch(path.stem, x)), None)
+    return [_CONFIGS / f"{name}.yaml" for name in ("Base-Own", more) if name]
 
 
 def _one_line(error: object) -> str:

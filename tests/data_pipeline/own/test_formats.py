@@ -6,7 +6,6 @@ import os
 
 import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from lrformer.data import DatasetError, load_dataset, verify_dataset
@@ -207,13 +206,6 @@ def test_coco_panoptic(folder):
         folder.image(f"panoptic/{name}.png", stored)
     label = np.where(LABEL, LABEL - 1, 255).astype(np.uint8)
     expect(*folder.maps(labels="panoptic.json"), ["roof", "hole"], label)
-
-    names, _ = folder.register("panoptic", labels="panoptic.json")
-    (name,) = names.values()
-    verify_dataset(name, 2, "mask_former_panoptic")
-    meta = MetadataCatalog.get(name)
-    assert meta.thing_dataset_id_to_contiguous_id == {1: 1}
-    assert [x["isthing"] for x in load_dataset(name)[0]["segments_info"]] == [False, True]
 
 
 def labelme(shapes, image="a.jpg"):

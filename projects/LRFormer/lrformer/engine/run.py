@@ -140,11 +140,11 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _configure(args: argparse.Namespace, place: Place | None) -> CfgNode:
-    args.config_file = str(find_config(args.config_file))
     if args.weights:
         args.opts = [*args.opts, "MODEL.WEIGHTS", args.weights]
     args.opts = with_data(args)
     cfg = load_cfg(args.config_file, args.opts)
+    args.config_file = str(find_config(args.config_file))  # which detectron2 reads
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
     prepare(args, place, cfg.MODEL.DEVICE)

@@ -1,4 +1,8 @@
-"""Classes as users write them: names, stored values or colours, and the files that tools write."""
+"""Classes as users write them: names, stored values or colours, and the files that tools write.
+
+A value is what a pixel of a label file holds: a number, or a colour as 2²⁴ + 2¹⁶ R + 2⁸ G + B. A
+grey is the number of its brightness, as index maps are also stored as grey RGB images.
+"""
 
 import re
 from collections.abc import Sequence
@@ -10,14 +14,10 @@ from detectron2.utils.colormap import colormap
 
 from ..tree import DatasetError, some
 
-# Stored values: a number of an index map, or a colour (red, green, blue).
-Value = int | tuple[int, int, int]
-Values = tuple[Value, ...]
-
+COLORED = 1 << 24
 # Classes of these names do not count.
 _IGNORED = ("void", "ignore", "ignored", "unlabeled", "unlabelled")
 _HEADERS = ("name", "label", "class", "id", "r", "class_name")  # first words of a class table
-MAX_CLASSES = 255  # 8-bit maps, and one value for what is ignored
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,37 @@ class Classes:
     """
 
     names: tuple[str, ...]
-    values: tuple[Values, ...] = ()
-    ignored: Values = ()
+    values: tuple[tuple[int, ...], ...] = ()
+    ignored: tuple[int, ...] = ()
 
     @property
-    def colors(self) -> list[Value]:
-        """An RGB colour for each class: its own where it has one."""
-        palette = [tuple(map(int, color)) for color in colormap(rgb=True, maximum=255)]
+    def colors(self) -> list[list[int]]:
+        """An RGB colour for each class: its own where one of its values is colourful."""
+        palette = colormap(rgb=True, maximum=255).astype(int).tolist()
         drawn = [palette[label % len(palette)] for label in range(len(self.names))]
         for label, values in enumerate(self.values):
-            drawn[label] = next((v for v in values if isinstance(v, tuple)), drawn[label])
+            if any(map(is_color, sum(self.values, ()))):
+                drawn[label] = to_color(values[0])
         return drawn
+
+
+def to_value(color: Sequence[int]) -> int:
+    red, green, blue = color
+    return red if red == green == blue else COLORED | red << 16 | green << 8 | blue
+
+
+def is_color(value: int) -> bool:
+    return value >= COLORED
+
+
+def to_color(value: int) -> list[int]:
+    return list((value & 0xFFFFFF).to_bytes(3, "big")) if is_color(value) else [value] * 3
+
+
+def as_text(values: Sequence[int], limit: int = 20) -> str:
+    """Values for messages: as colours where one of them is."""
+    colored = any(map(is_color, values))
+    return some((tuple(to_color(x)) if colored else x for x in values), limit)
 
 
 def parse_classes(entry: Any, root: Path) -> Classes:
@@ -56,41 +76,36 @@ def parse_classes(entry: Any, root: Path) -> Classes:
         classes = Classes(tuple(map(str, entry)))
     elif isinstance(entry, dict) and entry:
         values = {str(name): parse_values(x, f"classes.{name}") for name, x in entry.items()}
-        counted = {name: x for name, x in values.items() if name.lower() not in _IGNORED}
-        ignored = [v for name, x in values.items() if name not in counted for v in x]
-        classes = Classes(tuple(counted), tuple(counted.values()), tuple(ignored))
+        ignored = sum((values.pop(x) for x in [*values] if x.lower() in _IGNORED), ())
+        classes = Classes(tuple(values), tuple(values.values()), ignored)
     else:
         raise DatasetError(
             "classes: expected a list of names, names with their values or colours (crack: "
             f"[255, 0, 0]), or the path of a class table; found {entry!r}."
         )
-    stored = [value for values in (*classes.values, classes.ignored) for value in values]
+    stored = sum(classes.values, classes.ignored)
     for what, items in (("name", classes.names), ("value or colour", stored)):
-        twice = sorted({str(item) for item in items if items.count(item) > 1})
+        twice = [x for x in dict.fromkeys(items) if items.count(x) > 1]
         if twice:
-            raise DatasetError(f"classes: the {what} {some(twice)} is given twice.")
+            text = some(twice) if what == "name" else as_text(twice)
+            raise DatasetError(f"classes: the {what} {text} is given twice.")
     return classes
 
 
-def parse_values(entry: Any, key: str) -> Values:
-    """Stored values: a number, a colour ([255, 0, 0] or "#ff0000"), or a list of them."""
-    if isinstance(entry, list) and not _is_color(entry):
-        return tuple(value for one in entry for value in parse_values(one, key))
-    if _is_color(entry):
-        return (tuple(entry),)
+def parse_values(entry: Any, key: str) -> tuple[int, ...]:
+    """A label, a colour ([255, 0, 0] or "#ff0000"), or a list of them."""
     if isinstance(entry, str) and re.fullmatch("#[0-9a-fA-F]{6}", entry):
-        return (tuple(bytes.fromhex(entry[1:])),)
+        entry = list(bytes.fromhex(entry[1:]))
     if type(entry) is int and 0 <= entry < 2**16:
         return (entry,)
+    if entry and isinstance(entry, list):
+        if len(entry) == 3 and all(type(x) is int and 0 <= x < 256 for x in entry):
+            return (to_value(entry),)
+        return sum((parse_values(x, key) for x in entry), ())
     raise DatasetError(
         f"{key}: found {entry!r}, expected a label such as 1, or a colour such as [255, 0, 0] or "
         '"#ff0000".'
     )
-
-
-def _is_color(entry: Any) -> bool:
-    is_triple = isinstance(entry, Sequence) and not isinstance(entry, str) and len(entry) == 3
-    return is_triple and all(type(x) is int and 0 <= x <= 255 for x in entry)
 
 
 def read_table(file: Path) -> list[str] | dict[str, Any]:
@@ -106,24 +121,19 @@ def read_table(file: Path) -> list[str] | dict[str, Any]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"classes: cannot read the class table {file}: {error}") from error
-    names, table = [], {}
+    table = {}
     for line in lines:
-        fields = re.split("[,;:\t]", line.strip())
-        if len(fields) == 1:  # 0 background, or a colour on either side
-            fields = re.fullmatch(r"((?:\d+\s+)*)(.*?)((?:\s+\d+){3})?", fields[0]).groups("")
-        numbers = [int(x) for text in fields for x in text.split() if _is_number(text)]
-        words = [
-            text.strip().strip('"') for text in fields if text.strip() and not _is_number(text)
-        ]
-        if not words or line.startswith("#") or not names and words[0].lower() in _HEADERS:
+        # The name is what has a letter first; a number before or behind it may have three parts.
+        found = re.search(r'(?<![^\s,;:"])[^\W\d][^,;:\t"]*?(?=["\s,;:]*(\s\d|[,;:\t]|"|$))', line)
+        if line.startswith("#") or not found or not table and found[0].lower() in _HEADERS:
             continue
-        names.append(words[0])
-        if numbers:
-            table[names[-1]] = numbers[-3:] if len(numbers) >= 3 else numbers[0]
-    if not names or (table and len(table) < len(names)):
+        rest = line[: found.start()] + " " + line[found.end() :]
+        numbers = [int(x) for x in re.findall(r"\d+", rest)]
+        table[found[0].strip()] = numbers[-3:] if len(numbers) >= 3 else numbers[:1]
+    if not table:
         raise DatasetError(f"classes: {file} is no class table: a line a class, name and colour.")
-    return table or names
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(" ", "").isdigit()
+    return (
+        {x: y if len(y) == 3 else y[0] for x, y in table.items()}
+        if all(table.values())
+        else [*table]
+    )

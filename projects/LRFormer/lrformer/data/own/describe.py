@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -26,25 +26,16 @@ _MANY_IGNORED = 0.9
 _THREADS = 8
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scan:
-    """What was found in an image and its label map.
+    """An image and its label map: the pixels of each label, and sentences of what is wrong."""
 
-    Attributes:
-        image: the file.
-        size: height and width of the image; None where it cannot be read.
-        pixels: of each label but the ignored one, by the label.
-        ignored: share of the pixels that are ignored.
-        hash: 256 bits, packed; much the same for images that look alike.
-        problems: sentences.
-    """
-
-    image: Path
-    size: tuple[int, int] | None
-    pixels: dict[int, int]
-    ignored: float
-    hash: np.ndarray | None
-    problems: list[str]
+    file: Path
+    size: tuple[int, int] | None = None
+    hash: np.ndarray | None = None
+    pixels: dict[int, int] = field(default_factory=dict)
+    ignored: float = 0.0  # share of the pixels
+    problems: list[str] = field(default_factory=list)
 
 
 def difference_hash(image: np.ndarray) -> np.ndarray:
@@ -56,57 +47,53 @@ def difference_hash(image: np.ndarray) -> np.ndarray:
 
 def scan(name: str) -> list[Scan]:
     """Read every image and label map of a registered dataset, in threads."""
-    metadata = MetadataCatalog.get(name)
-    num_classes, ignore_label = len(metadata.stuff_classes), metadata.ignore_label
+    metadata, records = MetadataCatalog.get(name), load_dataset(name)
 
     def one(record: dict) -> Scan:
-        file, size, pixels, hashed, problems = Path(record["file_name"]), None, {}, None, []
-        ignored = 0.0
+        found = Scan(Path(record["file_name"]))
         try:
-            image = read_image(str(file))
-            size, hashed = image.shape[:2], difference_hash(image)
+            image = read_image(record["file_name"])
+            found.size, found.hash = image.shape[:2], difference_hash(image)
             label = read_label(record["sem_seg_file_name"])
             values, counts = np.unique(label, return_counts=True)
-            pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-            ignored = pixels.pop(ignore_label, 0) / label.size
-            problems += _suspicions(pixels, num_classes, ignored)
-            if label.shape != size:
-                problems.insert(0, f"the labels are {label.shape[::-1]}, the image {size[::-1]}")
+            found.pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+            found.ignored = found.pixels.pop(metadata.ignore_label, 0) / label.size
+            if label.shape != found.size:
+                sizes = label.shape[::-1], found.size[::-1]
+                found.problems.append("the labels are {}, the image {}".format(*sizes))
+            found.problems += _suspicions(found, len(metadata.stuff_classes))
         except DatasetError as error:
-            problems.append(str(error))
-        return Scan(file, size, pixels, ignored, hashed, problems)
+            found.problems.append(str(error))
+        return found
 
-    records = load_dataset(name)
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(tqdm(pool.map(one, records), name, len(records), unit="image"))
 
 
-def _suspicions(pixels: dict[int, int], num_classes: int, ignored: float) -> Iterator[str]:
-    wrong = [x for x in pixels if not 0 <= x < num_classes]
-    if wrong:
+def _suspicions(found: Scan, num_classes: int) -> Iterator[str]:
+    if wrong := [x for x in found.pixels if not 0 <= x < num_classes]:
         yield f"labels out of range: {some(wrong, 5)}; expected 0..{num_classes - 1}"
-    if ignored > _MANY_IGNORED:
-        yield f"{100 * ignored:.0f} % of the pixels are ignored"
-    elif num_classes > 1 and len(pixels) == 1:
-        yield f"all pixels have the label {next(iter(pixels))}"
+    if found.ignored > _MANY_IGNORED:
+        yield f"{100 * found.ignored:.0f} % of the pixels are ignored"
+    elif num_classes > 1 and len(found.pixels) == 1:
+        yield f"all pixels have the label {next(iter(found.pixels))}"
 
 
-def near_duplicates(scans: dict[str, list[Scan]]) -> list[tuple[Path, Path]]:
+def near_duplicates(scans: dict[str, list[Scan]]) -> Iterator[tuple[Path, Path]]:
     """Pairs of images of different splits that look almost the same."""
-    pairs = []
-    for one, other in combinations(scans, 2):
-        theirs = [x for x in scans[other] if x.hash is not None]
-        hashes = np.array([x.hash for x in theirs]).reshape(-1, _HASH_SIDE**2 // 8)
-        for mine in (x for x in scans[one] if x.hash is not None):
-            distances = np.unpackbits(hashes ^ mine.hash, axis=1).sum(axis=1)
-            pairs += [(mine.image, theirs[i].image) for i in np.flatnonzero(distances <= _NEAR)]
-    return pairs
+    readable = {split: [x for x in listed if x.size] for split, listed in scans.items()}
+    for one, other in combinations(filter(None, readable.values()), 2):
+        hashes = np.stack([x.hash for x in other])
+        for x in one:
+            distances = np.unpackbits(hashes ^ x.hash, axis=1).sum(axis=1)
+            yield from ((x.file, other[i].file) for i in np.flatnonzero(distances <= _NEAR))
 
 
 def describe(found: Found, scans: dict[str, list[Scan]]) -> str:
     """Tables of the splits and of the classes, as Markdown.
 
-    The weights are for ``MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS``.
+    The weights are for ``MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS``: inverse square roots of the classes'
+    shares of the pixels, whose mean over the pixels is 1.
     """
     splits, pixels, images = [], Counter(), Counter()
     for split, listed in scans.items():
@@ -117,42 +104,32 @@ def describe(found: Found, scans: dict[str, list[Scan]]) -> str:
         spread = (np.min(sizes, 0), np.median(sizes, 0), np.max(sizes, 0))
         spread = ["x".join(f"{side:.0f}" for side in size) for size in spread]
         ignored = f"{100 * np.mean([x.ignored for x in listed]):.2f}"
-        unlabelled = len(found.unlabelled.get(split, ()))
-        splits.append((split, len(listed), *spread, ignored, unlabelled))
+        splits.append((split, len(listed), *spread, ignored, len(found.unlabelled.get(split, ()))))
     headers = ("split", "images", "least", "median", "largest size", "% ignored", "unlabelled")
-    names, weights = found.classes.names, class_weights(pixels, len(found.classes.names))
-    total = max(1, sum(pixels[label] for label in range(len(names))))
-    count = sum(map(len, scans.values()))
+    names, total = found.classes.names, sum(map(len, scans.values()))
+    counts = np.array([pixels[label] for label in range(len(names))], float).clip(min=1)
+    weights = counts.sum() / np.sqrt(counts).sum() / np.sqrt(counts)
     rows = [
-        (label, name, 100 * pixels[label] / total, 100 * images[label] / count, weights[label])
-        for label, name in enumerate(names)
+        (i, name, 100 * counts[i] / counts.sum(), 100 * images[i] / total, weights[i])
+        for i, name in enumerate(names)
     ]
-    tables = [
-        tabulate(splits, headers, tablefmt="pipe", disable_numparse=True),
+    tables = (
+        tabulate(splits, headers, "pipe", disable_numparse=True),
         tabulate(rows, ("", "class", "% of pixels", "% of images", "weight"), "pipe", ".2f"),
-    ]
+    )
     return "\n\n".join(tables)
-
-
-def class_weights(pixels: dict[int, int], num_classes: int) -> list[float]:
-    """Inverse square roots of the classes' shares of the pixels, whose mean over pixels is 1."""
-    counts = np.array([pixels.get(label, 0) for label in range(num_classes)], float)
-    weights = 1 / np.sqrt(counts.clip(min=1))
-    return (weights * counts.sum() / max((weights * counts).sum(), 1e-9)).round(3).tolist()
 
 
 def problems(found: Found, scans: dict[str, list[Scan]]) -> list[str]:
     """A line for each thing that is wrong, or looks so."""
-    lines = [
-        f"{x.image}: {text}" for listed in scans.values() for x in listed for text in x.problems
-    ]
+    every = [x for listed in scans.values() for x in listed]
+    lines = [f"{x.file}: {text}" for x in every for text in x.problems]
     lines += [f"{one} and {other} look the same" for one, other in near_duplicates(scans)]
     for split, files in found.unlabelled.items():
         lines += [f"{file}: no labels ({split})" for file in files]
-    present = {label for listed in scans.values() for x in listed for label in x.pixels}
-    names = found.classes.names
-    lines += [f"the class {x} does not occur" for i, x in enumerate(names) if i not in present]
-    return lines
+    present = {label for x in every for label in x.pixels}
+    names = enumerate(found.classes.names)
+    return lines + [f"the class {name} does not occur" for i, name in names if i not in present]
 
 
 def draw_samples(names: Iterable[str], output: Path, limit: int, seed: int) -> list[Path]:
@@ -165,7 +142,7 @@ def draw_samples(names: Iterable[str], output: Path, limit: int, seed: int) -> l
     output.mkdir(parents=True, exist_ok=True)
     files = []
     for name, source in random.Random(seed).sample(sources, min(limit, len(sources))):
-        metadata, image = MetadataCatalog.get(name), read_image(str(source.path))
+        metadata, image = MetadataCatalog.get(name), source.read()
         truth = {"labels": read_truth(source.truth, "sem_seg", image.shape[:2], metadata)}
         picture = draw_picture(image, truth, metadata, Style(side_by_side=True))
         files.append(output / f"{name}_{source.name}.png")

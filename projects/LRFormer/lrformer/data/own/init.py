@@ -3,17 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from PIL import Image
 
 from ..tree import DatasetError, some
 from . import masks, objects
-from .classes import read_table
+from .classes import is_color, read_table, to_color
 from .dataset import find
 from .spec import SPLITS, load_spec
 
 _SPLITS = {name: name for name in SPLITS}
 _SPLITS |= {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _LISTS = "ImageSets/Segmentation"  # Pascal VOC's
+_MAX_VALUES = 64  # distinct values of a label file, at most, by which it is told from a photograph
 
 
 def write_yaml(root: Path, file: Path) -> dict[str, Any]:
@@ -32,7 +35,8 @@ def write_yaml(root: Path, file: Path) -> dict[str, Any]:
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
         file.write_text(text, encoding="utf-8")
         found = find(load_spec(file))
-        content.setdefault("classes", list(found.things or found.classes.names))
+        is_map = found.kind == "maps"
+        content.setdefault("classes", list(found.classes.names if is_map else found.things))
     return content
 
 
@@ -45,7 +49,7 @@ def look(root: Path) -> dict[str, Any]:
     files = masks.list_files(root)
     folders = dict.fromkeys(x.parent for x in files)
     pictures = {x: images for x in folders if (images := _images_in(x))}
-    masked = [x for x in pictures if masks.looks_like_labels(next(iter(pictures[x].values())))]
+    masked = [x for x in pictures if _looks_like_labels(next(iter(pictures[x].values())))]
     lists = [x for x in files if objects.kind_of(x) not in (None, "labelme")]
     jsons = [x for x in folders if next(x.glob("*.json"), None) and x not in masked]
     places, by_class = {}, None
@@ -61,9 +65,8 @@ def look(root: Path) -> dict[str, Any]:
             siblings = [x for x in masked if x.parent == best.parent and fit(x) == fit(best)]
             if len(siblings) > 1:  # a folder a class
                 best, by_class = best.parent, [x.name for x in siblings]
-            split = here or _split_of(best, root)
             place = {"images": str(folder.relative_to(root)), "labels": str(best.relative_to(root))}
-            places.setdefault(split, place)
+            places.setdefault(here or _split_of(best, root), place)
     if not places:
         raise DatasetError(
             f"{root}: found nothing that labels images ({some(pictures) or 'there are none'}). "
@@ -77,13 +80,19 @@ def look(root: Path) -> dict[str, Any]:
         content["splits"] = {x: places[None] | {"names": f"{_LISTS}/{x}.txt"} for x in given}
     else:
         content["split"] = places[None] | {"fraction": 0.2, "seed": 0}
-    classes = by_class or _class_table(root) or _colors(root, places.values())
+    labels = [x for x in (root / place["labels"] for place in places.values()) if x in masked]
+    classes = by_class or _class_table(root) or _colors(labels)
     return content | ({"classes": classes} if classes else {})
 
 
 def _images_in(folder: Path, labels: bool = False) -> dict[str, Path]:
     found = masks.list_images(folder, labels)
     return {key: file for key, file in found.items() if file.parent == folder}
+
+
+def _looks_like_labels(file: Path) -> bool:
+    with Image.open(file) as image:
+        return image.mode in ("1", "P") or len(np.unique(masks.read_values(file)[0])) <= _MAX_VALUES
 
 
 def _count(images: dict[str, Path], labels: Path) -> int:
@@ -113,13 +122,10 @@ def _class_table(root: Path) -> str | None:
     return None
 
 
-def _colors(root: Path, places: Any) -> dict[str, list[int]] | None:
+def _colors(folders: list[Path]) -> dict[str, list[int]] | None:
     """Made-up names for the colours of masks, to be changed."""
-    labels = [root / place["labels"] for place in places]
-    if any(objects.kind_of(x) for x in labels):
+    files = (x for folder in folders for x in masks.list_images(folder, labels=True).values())
+    seen, _ = masks.seen_values(files) if folders else ([], True)
+    if not any(map(is_color, seen)):
         return None
-    files = (x for folder in labels for x in masks.list_images(folder, labels=True).values())
-    seen = masks.seen_values(x for x in files if masks.looks_like_labels(x))
-    if seen == [(0, 0, 0), (255, 255, 255)] or not any(isinstance(x, tuple) for x in seen):
-        return None
-    return {f"class {i}": list(color) for i, color in enumerate(seen)}
+    return {f"class {i}": to_color(value) for i, value in enumerate(seen)}

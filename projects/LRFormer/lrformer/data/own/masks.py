@@ -2,20 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..metadata import IGNORE_LABEL
 from ..prepare import save_label
 from ..reading import IMAGE_SUFFIXES, open_image
-from ..tree import DatasetError, some
-from .classes import Classes, Value, Values
+from ..tree import DatasetError
+from .classes import COLORED, Classes, as_text, is_color
+from .spec import OwnData
 
-MAX_SEEN = 64  # distinct values of a label file, at most, by which it is told from an image
+_INDEX_MODES = ("1", "L", "P", "I")  # Pillow's, of files that the mappers read as they are
 _SEEN_FILES = 40
+_BINARY = {0, 255}
 
 
 def list_images(folder: Path, labels: bool = False) -> dict[str, Path]:
@@ -38,175 +38,99 @@ def list_files(folder: Path) -> list[Path]:
 def pair(images: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, Path]:
     """The label file of each image that has one.
 
-    Names are equal, or all labels' have the same ending more: ``0001`` and ``0001_mask``.
+    Names are equal, or all labels' have the same ending more: ``0001`` and ``0001_mask``. Both may
+    lie in one folder.
     """
-    own = set(images.values()) & set(labels.values())  # both lie in one folder
-    endings = Counter()
-    for name in labels:
-        found = (name[:end] for end in range(len(name), 0, -1) if name[:end] in images)
-        stem = next((x for x in found if images[x] != labels[name]), None)
-        if stem is not None:
-            endings[name[len(stem) :]] += 1
-    if not endings:
-        return {}
-    ending = endings.most_common(1)[0][0]
-    pairs = {key: labels[key + ending] for key in images if key + ending in labels}
-    return {key: file for key, file in pairs.items() if images[key] != file} if own else pairs
+    endings = Counter(
+        name[end:]
+        for name, file in labels.items()
+        for end in range(1, len(name) + 1)
+        if images.get(name[:end], file) != file
+    )
+    ending = max(endings, key=lambda x: (endings[x], -len(x)), default="")
+    found = {key: labels.get(key + ending) for key in images}
+    return {key: file for key, file in found.items() if file not in (None, images[key])}
 
 
-def pair_by_class(
-    images: Iterable[str], labels: Mapping[str, Path], names: Iterable[str]
-) -> dict[str, dict[str, Path]]:
-    """The files of each class, for the images that have one: one file a class.
-
-    They are called ``CLASS/IMAGE.png``, ``IMAGE/CLASS.png`` or ``IMAGE_CLASS.png``.
-    """
-    names, pairs = list(names), {}
-    for key in images:
-        files = {}
-        for name in names:
-            choices = (f"{name}/{key}", f"{key}/{name}", f"{key}_{name}")
-            for choice in filter(labels.__contains__, choices):
-                files[name] = labels[choice]
-        if files:
-            pairs[key] = files
-    return pairs
-
-
-def stored_values(file: Path) -> np.ndarray:
-    """The values of a label file, H×W int32: labels, or a colour as 2²⁴ + 2¹⁶ R + 2⁸ G + B.
+def read_values(file: Path) -> tuple[np.ndarray, bool]:
+    """The values of a label file, H×W int32, see :mod:`.classes`; and if it is an index map.
 
     Raises:
         DatasetError: it cannot be read.
     """
     image = open_image(str(file), "label file")
-    if image.mode == "LA":
-        image = image.getchannel(0)
-    if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
-        return np.asarray(image).astype(np.int32)
+    if image.mode.split(";")[0] in _INDEX_MODES:
+        return np.asarray(image).astype(np.int32), True
     rgb = np.asarray(image.convert("RGB"), dtype=np.int32)
-    return 1 << 24 | rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+    red, green, blue = np.moveaxis(rgb, 2, 0)
+    colors = COLORED | red << 16 | green << 8 | blue
+    return np.where((red == green) & (green == blue), red, colors), False
 
 
-def as_value(stored: int) -> Value:
-    """A label or a colour, from what :func:`stored_values` gives."""
-    return tuple((stored & 0xFFFFFF).to_bytes(3, "big")) if stored >> 24 else stored
-
-
-@dataclass(frozen=True)
-class Table:
-    """Which label each stored value gets.
-
-    Attributes:
-        values: stored value -> label; a number stands for the grey (v, v, v) as well.
-        source: what defines it, for messages.
-    """
-
-    values: Mapping[Value, int]
-    source: Path
-
-    def convert(self, source: Path, destination: Path) -> None:
-        """Write the labels of a file; DatasetError for a value that is not in the table."""
-        stored = stored_values(source)
-        known, labels = self._arrays
-        place = np.searchsorted(known, stored).clip(max=len(known) - 1)
-        unknown = np.unique(stored[known[place] != stored])
-        if len(unknown):
-            raise DatasetError(
-                f"{source}: found {some(map(as_value, unknown.tolist()), 5)}, which is no class "
-                f"and not ignored in {self.source}. Name it under `classes` or `ignore_label`."
-            )
-        save_label(labels[place], destination)
-
-    @property
-    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        packed = {}
-        for value, label in self.values.items():
-            r, g, b = value if isinstance(value, tuple) else (value,) * 3
-            if max(r, g, b) < 256:
-                packed[1 << 24 | r << 16 | g << 8 | b] = label
-            if not isinstance(value, tuple):
-                packed[value] = label
-        known = np.array(sorted(packed), np.int32)
-        return known, np.array([packed[value] for value in known.tolist()], np.uint8)
-
-
-def merge_classes(files: Mapping[int, Path], destination: Path, unlabelled: int) -> None:
-    """Write one label map of a file a class, whose pixels are not 0 where the class is.
-
-    Where several are, the last label counts.
-    """
-    merged, first = None, None
-    for label, file in sorted(files.items()):
-        stored = stored_values(file)
-        mask = stored & 0xFFFFFF != 0
-        if merged is None:
-            merged, first = np.full(mask.shape, unlabelled, np.uint8), file
-        if mask.shape != merged.shape:
-            raise DatasetError(f"{file} is of another size than {first}; they have to agree.")
-        merged[mask] = label
-    save_label(merged, destination)
-
-
-def seen_values(files: Iterable[Path]) -> list[Value]:
-    """The values in some of the label files, spread evenly; numbers before colours."""
+def seen_values(files: Iterable[Path]) -> tuple[list[int], bool]:
+    """The values in some of the label files, spread evenly; and if all of these are index maps."""
     files = list(files)
-    chosen = [
-        files[i] for i in np.linspace(0, len(files) - 1, min(len(files), _SEEN_FILES), dtype=int)
-    ]
-    found = {value for file in chosen for value in np.unique(stored_values(file)).tolist()}
-    return [as_value(value) for value in sorted(found)]
+    spread = np.linspace(0, len(files) - 1, min(len(files), _SEEN_FILES), dtype=int)
+    values, are_maps = zip(*(read_values(files[i]) for i in spread), strict=True)
+    return sorted({x for array in values for x in np.unique(array).tolist()}), all(are_maps)
 
 
-def classes_of(seen: list[Value], source: Path) -> Classes:
+def classes_of(seen: list[int], source: Path) -> Classes:
     """Classes for values that nobody has named; DatasetError for colours."""
-    if seen in ([0, 255], [(0, 0, 0), (255, 255, 255)]):
+    if set(seen) == _BINARY:
         return Classes(("background", "foreground"))
-    colored = [value for value in seen if isinstance(value, tuple)]
-    if colored:
+    if any(map(is_color, seen)):
         raise DatasetError(
             f"{source}: `classes` is missing, and the label files have the colours "
-            f"{some(colored, 20)}. Name the class of each, as `tools/data.py init` does: "
+            f"{as_text(seen)}. Name the class of each, as `tools/data.py init` does: "
             "{name: [red, green, blue]}."
         )
     highest = max((value for value in seen if value != IGNORE_LABEL), default=0)
     return Classes(tuple(f"class {label}" for label in range(highest + 1)))
 
 
-def looks_like_labels(file: Path) -> bool:
-    """Whether a file holds so few values that it is no photograph."""
-    with Image.open(file) as image:
-        if image.mode in ("1", "P"):
-            return True
-    return len(np.unique(stored_values(file))) <= MAX_SEEN
-
-
-def table_for(classes: Classes, ignored: Values, seen: list[Value], source: Path) -> Table | None:
-    """The table that index or colour maps are converted by; None where they are label maps.
+def table_for(
+    spec: OwnData, classes: Classes, seen: list[int], are_maps: bool
+) -> dict[int, int] | None:
+    """The label of each value; None where the files are label maps already.
 
     Args:
-        classes, ignored: as the yaml says.
-        seen: values that occur in some of the files.
-        source: the yaml, for messages.
+        spec, classes: what the yaml says, and found classes.
+        seen, are_maps: see :func:`seen_values`.
 
     Raises:
         DatasetError: the files are colour-coded, and the yaml does not say what colours mean.
     """
-    colored = [value for value in seen if isinstance(value, tuple)]
     if classes.values:
-        meanings = {v: label for label, values in enumerate(classes.values) for v in values}
+        table = {v: label for label, values in enumerate(classes.values) for v in values}
+    elif len(classes.names) == 2 and set(seen) == _BINARY:
+        table = {0: 0, 255: 1}
+    elif any(map(is_color, seen)):
+        raise DatasetError(
+            f"{spec.file}: the label files have the colours {as_text(seen)}. Give each class "
+            "its own under `classes`: {name: [red, green, blue]}, or the path of a class table."
+        )
+    elif are_maps and len(spec.ignored) < 2:
+        return None
     else:
-        meanings = {label: label for label in range(len(classes.names))}
-        if len(meanings) == 2 and seen in ([0, 255], [(0, 0, 0), (255, 255, 255)]):
-            meanings = {0: 0, 255: 1}
-        elif not colored and all(type(value) is int for value in ignored) and len(ignored) < 2:
-            return None
-        elif any(len(set(color)) > 1 for color in colored):
-            raise DatasetError(
-                f"{source}: the label files have the colours {some(colored, 20)}. Give each class "
-                "its own under `classes`: {name: [red, green, blue]}, or the path of a class table."
-            )
-    for value in (*ignored, *classes.ignored):
-        meanings[value] = IGNORE_LABEL
-    meanings.setdefault(255, IGNORE_LABEL) if not colored else None
-    return Table(meanings, source)
+        table = {label: label for label in range(len(classes.names))}
+    if not any(map(is_color, table)):
+        table.setdefault(255, IGNORE_LABEL)
+    return table | dict.fromkeys((*spec.ignored, *classes.ignored), IGNORE_LABEL)
+
+
+def convert_values(
+    item: tuple[Path, Path], destination: Path, table: Mapping[int, int], yaml_file: Path
+) -> None:
+    """Write the label map of (image, label file); DatasetError for values not in the table."""
+    _, source = item
+    stored, _ = read_values(source)
+    values, places = np.unique(stored, return_inverse=True)
+    unknown = [x for x in values.tolist() if x not in table]
+    if unknown:
+        raise DatasetError(
+            f"{source}: found {as_text(unknown, 5)}, which is no class and not ignored in "
+            f"{yaml_file}. Name it under `classes` or `ignore_label`."
+        )
+    labels = np.array([table[x] for x in values.tolist()])
+    save_label(labels[places].reshape(stored.shape), destination)

@@ -9,14 +9,13 @@ from typing import Any
 import yaml
 
 from ..tree import DatasetError, some
-from .classes import Classes, Values, parse_classes, parse_values
+from .classes import Classes, parse_classes, parse_values
 
 SPLITS = ("train", "val", "test")
-TASKS = ("semantic", "instance", "panoptic")
+TASKS = ("semantic", "instance")
 IGNORE = "ignore"
 
 _KEYS = ("root", "splits", "split", "classes", "ignore_label", "unlabelled", "task")
-_PLACE = ("images", "labels")
 
 
 @dataclass(frozen=True)
@@ -42,20 +41,17 @@ class Part:
     def choose(self, keys: Sequence[str]) -> list[str]:
         """The images, by their paths below the folder without suffix, that belong to it."""
         if self.names is not None:
-            listed = [Path(x.split()[0]) for x in self.names.read_text().splitlines() if x.strip()]
-            listed = {str(x.with_suffix("")) for x in listed} | {str(x) for x in listed}
+            lines = [x.split()[0] for x in self.names.read_text().splitlines() if x.strip()]
+            listed = {*lines, *(str(Path(x).with_suffix("")) for x in lines)}
             chosen = [key for key in keys if key in listed]
             if not chosen:
                 raise DatasetError(
-                    f"{self.names}: none of the {len(listed)} names it lists is an image in "
+                    f"{self.names}: none of the {len(lines)} names it lists is an image in "
                     f"{self.images} (found there: {some(keys)})."
                 )
             return chosen
-        if not self.fraction:
-            return list(keys)
-        drawn = sorted(keys)
-        random.Random(self.seed).shuffle(drawn)
-        held_out = set(drawn[: max(1, round(self.fraction * len(drawn)))])
+        count = max(1, round(self.fraction * len(keys))) if self.fraction else 0
+        held_out = set(random.Random(self.seed).sample(sorted(keys), count))
         return [key for key in keys if (key in held_out) == self.held_out]
 
 
@@ -77,14 +73,9 @@ class OwnData:
     root: Path
     parts: Mapping[str, Part]
     classes: Classes | None = None
-    ignored: Values = ()
+    ignored: tuple[int, ...] = ()
     unlabelled: str = "background"
     task: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The first part of the names of its datasets in detectron2's catalogs."""
-        return self.file.stem
 
 
 def load_spec(file: str | Path) -> OwnData:
@@ -95,15 +86,13 @@ def load_spec(file: str | Path) -> OwnData:
     """
     file = Path(file)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return _spec(file, yaml.safe_load(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise DatasetError(
             f"there is no file {file}; `tools/data.py init FOLDER` writes one for a folder."
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DatasetError(f"{file} is no readable yaml: {error}") from error
-    try:
-        return _spec(file, content)
     except DatasetError as error:
         raise DatasetError(f"{file}: {error}") from error
 
@@ -119,58 +108,44 @@ def _spec(file: Path, content: Any) -> OwnData:
             "(`images`, `labels` and the `fraction` to hold out)."
         )
     if "split" in content:
-        parts = _draw(root, content["split"])
+        whole = _part(root, "split", content["split"], ("fraction", "seed"))
+        fraction, seed = (content["split"].get(*x) for x in (("fraction", 0.2), ("seed", 0)))
+        if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+            raise DatasetError(f"split.fraction: found {fraction!r}, expected a share such as 0.2.")
+        train = replace(whole, fraction=fraction, seed=str(seed))
+        parts = {"train": train, "val": replace(train, held_out=True)}
     else:
-        splits = content["splits"]
-        _check_keys(splits, SPLITS, "the names of splits")
-        parts = {name: _part(root, f"splits.{name}", entry) for name, entry in splits.items()}
-    unlabelled = content.get("unlabelled", "background")
-    for key, value, kinds in (
-        ("task", content.get("task", TASKS[0]), TASKS),
-        ("unlabelled", type(unlabelled).__name__, ("str",)),
-    ):
-        if value not in kinds:
-            raise DatasetError(f"{key}: found {value!r}, expected {' or '.join(kinds)}.")
+        _check_keys(content["splits"], SPLITS, "the names of splits")
+        parts = {x: _part(root, f"splits.{x}", y, ("names",)) for x, y in content["splits"].items()}
+    task = content.get("task")
+    if task not in (None, *TASKS):
+        raise DatasetError(f"task: found {task!r}, expected {' or '.join(TASKS)}.")
+    classes, ignored = content.get("classes"), content.get("ignore_label")
     return OwnData(
         file=file,
         root=root,
         parts=parts,
-        classes=None if content.get("classes") is None else parse_classes(content["classes"], root),
-        ignored=parse_values(content.get("ignore_label", []), "ignore_label"),
-        unlabelled=unlabelled,
-        task=content.get("task"),
+        classes=None if classes is None else parse_classes(classes, root),
+        ignored=() if ignored is None else parse_values(ignored, "ignore_label"),
+        unlabelled=str(content.get("unlabelled", "background")),
+        task=task,
     )
 
 
-def _draw(root: Path, entry: Any) -> dict[str, Part]:
-    whole = _part(root, "split", entry, (*_PLACE, "fraction", "seed"))
-    fraction, seed = entry.get("fraction", 0.2), entry.get("seed", 0)
-    if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
-        raise DatasetError(f"split.fraction: found {fraction!r}, expected a share such as 0.2.")
-    if not isinstance(seed, int):
-        raise DatasetError(f"split.seed: found {seed!r}, expected a whole number.")
-    train = replace(whole, fraction=fraction, seed=seed)
-    return {"train": train, "val": replace(train, held_out=True)}
-
-
-def _part(root: Path, key: str, entry: Any, keys: Sequence[str] = (*_PLACE, "names")) -> Part:
-    _check_keys(entry, keys, f"the keys of {key}")
-    paths = {}
-    for name in (*_PLACE, "names"):
-        if name not in entry:
-            if name in _PLACE:
-                raise DatasetError(f"{key}: there is no `{name}`, the path of its {name}.")
-            continue
-        paths[name] = Path(root, str(entry[name]))
-        kind = "folder" if name == "images" else "folder or file"
-        if not (paths[name].is_dir() if name == "images" else paths[name].exists()):
-            raise DatasetError(f"{key}.{name}: there is no {kind} {paths[name]}.")
+def _part(root: Path, key: str, entry: Any, more: Sequence[str]) -> Part:
+    _check_keys(entry, ("images", "labels", *more), f"the keys of {key}")
+    paths = {x: Path(root, str(entry[x])) for x in ("images", "labels", "names") if x in entry}
+    for name in ("images", "labels"):
+        if name not in paths:
+            raise DatasetError(f"{key}: there is no `{name}`, the path of its {name}.")
+    for name, path in paths.items():
+        if not (path.is_dir() if name == "images" else path.exists()):
+            kind = "folder" if name == "images" else "folder or file"
+            raise DatasetError(f"{key}.{name}: there is no {kind} {path}.")
     return Part(**paths)
 
 
 def _check_keys(entry: Any, known: Sequence[str], what: str) -> None:
-    if not isinstance(entry, dict):
-        raise DatasetError(f"{what} are {', '.join(known)}; found {entry!r}.")
-    unknown = [key for key in entry if key not in known]
+    unknown = [key for key in entry if key not in known] if isinstance(entry, dict) else [entry]
     if unknown:
         raise DatasetError(f"{what} are {', '.join(known)}; found {some(map(repr, unknown))}.")
