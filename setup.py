@@ -95,9 +95,13 @@ setup(
         # TEST.RUNTIME.ENGINE, and the files of tools/export.py for these engines.
         **ENGINES,
         "export": ["nncf>=3.0", *chain(*ENGINES.values())],  # nncf: int8 for OpenVINO
-        # tools/predict.py: --ray, and --format geojson.
+        # tools/predict.py: --ray, and --format geojson and zarr.
         "ray": ["ray[data]>=2.40"],
         "geo": ["rasterio>=1.4"],
+        "zarr": ["zarr>=3.0"],
+        # TRACKER
+        "wandb": ["wandb>=0.17"],
+        "mlflow": ["mlflow>=2.14"],
         "serve": SERVE,  # tools/serve.py
         # lrformer.hf; accelerate is what transformers' Trainer needs.
         "hf": ["accelerate>=1.1", "transformers>=5.0"],

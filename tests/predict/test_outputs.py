@@ -31,6 +31,17 @@ def test_a_file_that_cannot_be_finished_is_not_there(tmp_path):
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 
+def test_zarr_gives_the_probabilities_back(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    probabilities = np.random.default_rng(0).random((3, 40, 50), np.float32)
+    outputs.write_zarr(tmp_path / "a.zarr.zip", probabilities)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zarr.zip"]
+    store = zarr.storage.ZipStore(tmp_path / "a.zarr.zip", mode="r")
+    found = zarr.open_array(store, mode="r")
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found[:], probabilities.astype(np.float16))
+
+
 def test_coco_gives_every_image_back(tmp_path):
     maps = np.random.default_rng(0).integers(0, 2, (2, 7, 9)).astype(np.uint8)
     maps[1, 2:4] = 3  # a class without a name

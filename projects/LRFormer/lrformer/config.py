@@ -133,6 +133,8 @@ def add_lrformer_config(cfg: CN) -> CN:
     # Not above: what is imported here needs load_cfg.
     from .modeling.mask2former.config import add_mask_former_config
 
+    # Where metrics go beside metrics.json and TensorBoard: "wandb" or "mlflow", installed.
+    cfg.TRACKER = ""
     _add_weights(cfg)
     _add_lrformer(cfg)
     _add_mit(cfg)

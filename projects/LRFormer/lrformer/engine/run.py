@@ -26,6 +26,7 @@ from lrformer.ops.host_memory import keep_freed_memory
 from lrformer.report import Report
 
 from .launch import Place, find_place, launch, prepare
+from .lr_range import find_rate
 from .machine import adapt_to_machine
 from .output import claim, tolerate_lost_lines
 from .trainer import Trainer
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     cli.add_data_option(parser)
     parser.add_argument("--weights", metavar="FILE", help="MODEL.WEIGHTS: what to start from")
+    text = "try learning rates for 100 iterations and say which one suits; trains nothing else"
+    parser.add_argument("--find-lr", action="store_true", help=text)
     args = cli.parse(parser, argv)
     if not args.config_file:
         parser.error("--config-file is required, for example --config-file ade20k/lrformer_t.yaml")
@@ -118,6 +121,9 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
                 f"TEST.RUNTIME.ENGINE {options.engine} is for --eval-only: a training would export "
                 "the model at every evaluation; leave it torch"
             )
+    if args.find_lr:
+        logger.info(find_rate(cfg))
+        return {}
     report = Report(cfg, args.report) if args.report else None
     if args.eval_only:
         Trainer.verify_datasets(cfg, cfg.DATASETS.TEST)

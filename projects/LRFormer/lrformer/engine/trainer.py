@@ -39,6 +39,7 @@ from .hooks import (
 from .resume import skip_images
 from .solver import build_lr_scheduler, build_optimizer
 from .step import TrainStep
+from .tracking import build_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -158,8 +159,9 @@ class Trainer(DefaultTrainer):
         return built
 
     def build_writers(self) -> list[EventWriter]:
-        """detectron2's, which a full disk does not end the training by."""
-        return [TolerantWriter(writer) for writer in super().build_writers()]
+        """detectron2's and ``TRACKER``'s, which a full disk does not end the training by."""
+        tracker = [build_tracker(self.cfg)] if self.cfg.TRACKER else []
+        return [TolerantWriter(writer) for writer in (*super().build_writers(), *tracker)]
 
     def _best_metric(self) -> str:
         # Of several test sets the first decides.

@@ -103,7 +103,7 @@ class PredictJob:
         """
         for name in self.formats:
             outputs.check_format(name)
-        if self.windows and "probabilities" in self.formats:
+        if self.windows and {"probabilities", "zarr"} & {*self.formats}:
             raise ValueError("images of any size have no probabilities: too large to be kept")
         worker = Worker(self)
         metadata = worker.predictor.metadata
@@ -186,11 +186,14 @@ class Worker:
             return
         if self.job.windows:
             classes = self._predict_large(source, frame)
-        elif "probabilities" in files:
+        elif {"probabilities", "zarr"} & files.keys():
             image = source.read() if frame is None else np.asarray(frame)
             scores = self.predictor.predict(image, "sem_seg")["sem_seg"]
             probabilities = self.predictor.to_probabilities(scores).cpu().numpy()
-            outputs.write_probabilities(files["probabilities"], probabilities)
+            if "probabilities" in files:
+                outputs.write_probabilities(files["probabilities"], probabilities)
+            if "zarr" in files:
+                outputs.write_zarr(files["zarr"], probabilities)
             classes = probabilities.argmax(0)
         else:
             classes = self.predictor(source.read() if frame is None else np.asarray(frame))

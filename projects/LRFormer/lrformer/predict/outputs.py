@@ -15,13 +15,21 @@ from pycocotools import mask as coco_mask
 from lrformer.visualization.classes import class_name, known_classes
 
 # Each in a folder of its name, with this suffix.
-FORMATS = {"labels": ".png", "probabilities": ".npz", "coco": ".json", "geojson": ".geojson"}
+FORMATS = {
+    "labels": ".png",
+    "probabilities": ".npz",
+    "zarr": ".zarr.zip",
+    "coco": ".json",
+    "geojson": ".geojson",
+}
+_PACKAGES = {"geojson": "rasterio", "zarr": "zarr"}
 
 
 def check_format(name: str) -> None:
     """Raise ValueError if what writes this format is not installed."""
-    if name == "geojson" and importlib.util.find_spec("rasterio") is None:
-        raise ValueError("geojson needs rasterio, which is not installed: pip install rasterio")
+    package = _PACKAGES.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        raise ValueError(f"{name} needs {package}, which is not installed: pip install {package}")
 
 
 @contextmanager
@@ -46,6 +54,15 @@ def write_probabilities(path: Path, probabilities: np.ndarray) -> None:
     """NumPy's compressed file of ``probabilities``, K x H x W float16."""
     with whole_file(path) as partial:
         np.savez_compressed(partial, probabilities=probabilities.astype(np.float16))
+
+
+def write_zarr(path: Path, probabilities: np.ndarray) -> None:
+    """The same as a zarr array in one zip file, whose chunks are a class each."""
+    import zarr
+
+    with whole_file(path) as partial, zarr.storage.ZipStore(partial, mode="w") as store:
+        array = probabilities.astype(np.float16)
+        zarr.create_array(store, data=array, chunks=(1, *array.shape[1:]))
 
 
 def write_coco(path: Path, classes: np.ndarray, name: str) -> None:
