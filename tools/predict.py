@@ -76,8 +76,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=FORMATS,
         default=["labels"],
         help="labels: class indices as PNG files (default); probabilities, zarr: K x H x W float16 "
-        "as npz or zarr files; coco: COCO's json with run-length encoded masks; geojson: polygons of "
-        "georeferenced images",
+        "as npz or zarr files; coco: COCO's json with run-length encoded masks; geojson: polygons "
+        "of georeferenced images",
     )
     how.add_argument(
         "--windows",

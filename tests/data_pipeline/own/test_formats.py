@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -229,17 +230,6 @@ def test_labelme_beside_its_images(folder):
     expect(*folder.maps(labels="images"))
 
 
-def test_labelme_circle(folder):
-    circle = {"label": "cell", "points": [[4, 3], [4, 5.5]], "shape_type": "circle"}
-    folder.json("labels/a.json", labelme([circle]))
-    maps, _ = folder.maps()
-    assert list(maps) == ["a"]  # the other image has no labels and is left out
-    y, x = np.mgrid[:6, :8] + 0.5
-    distance = np.hypot(x - 4, y - 3)
-    assert maps["a"][distance < 1.8].all()
-    assert not maps["a"][distance > 3.2].any()
-
-
 CVAT = """<?xml version="1.0" encoding="utf-8"?>
 <annotations><version>1.1</version><meta><job><labels>
   <label><name>roof</name><color>#ff0000</color></label>
@@ -251,6 +241,7 @@ CVAT = """<?xml version="1.0" encoding="utf-8"?>
   <image id="1" name="b.jpg" width="8" height="6">
     <box label="roof" xtl="1.0" ytl="1.0" xbr="5.0" ybr="5.0" z_order="0"></box>
     <polygon label="hole" points="2.00,2.00;4.00,2.00;4.00,4.00;2.00,4.00" z_order="0"></polygon>
+    <polyline label="hole" points="0.00,0.00;7.00,5.00" z_order="1"></polyline>
   </image>
 </annotations>"""
 
@@ -260,48 +251,71 @@ def test_cvat_for_images(folder):
     expect(*folder.maps(labels="annotations.xml"))
 
 
+def studio(kind, name, **value):
+    """A result of Label Studio for an image of 8x6 pixels."""
+    size = {"original_width": 8, "original_height": 6}
+    return {"type": f"{kind}labels", "value": {f"{kind}labels": [name], **value}} | size
+
+
+def write_studio(folder, results):
+    """An export with the results of an image each, by the images' paths."""
+    tasks = [
+        {"data": {"image": x}, "annotations": [{"was_cancelled": True}, {"result": result}]}
+        for x, result in results.items()
+    ]
+    folder.json("export.json", tasks)
+
+
 def packed_rle(picture):
-    """thi.ng/rle-pack of bytes in one block without runs, with lengths of 16 bits."""
-    bits = f"{len(picture):032b}{7:05b}" + f"{15:04b}" * 4 + "0" + "00" + f"{len(picture) - 1:016b}"
-    bits += "".join(f"{byte:08b}" for byte in picture)
+    """thi.ng/rle-pack of bytes: runs where two or more are equal, with lengths of 16 bits."""
+    bits = f"{len(picture):032b}{7:05b}" + f"{15:04b}" * 4
+    for byte, equal in groupby(picture):
+        count = len(list(equal))
+        bits += f"{int(count > 1)}00{count - 1:016b}{byte:08b}"
     bits += "0" * (-len(bits) % 8)
     return [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
 
 
 def test_label_studio(folder):
-    def result(kind, name, **value):
-        size = {"original_width": 8, "original_height": 6}
-        return {"type": f"{kind}labels", "value": {f"{kind}labels": [name], **value}} | size
-
-    def percent(points):
-        return [[100 * x / 8, 100 * y / 6] for x, y in points]
-
+    points = [[100 * x / 8, 100 * y / 6] for x, y in ROOF]
+    roof = studio("polygon", "roof", points=points)
+    # Turned about its upper left corner, from (4, 2) to the left and down.
+    box = {"x": 50, "y": 100 / 3, "width": 25, "height": 100 / 3, "rotation": 90}
     alpha = np.zeros((6, 8, 4), np.uint8)
-    alpha[2:4, 2:4] = 255
-    box = {"x": 25, "y": 100 / 3, "width": 25, "height": 100 / 3, "rotation": 0}
-    tasks = [
-        ("/data/upload/1/0123abcd-a.jpg", result("rectangle", "hole", **box)),
-        (
-            "/data/local-files/?d=images/b.jpg",
-            result("brush", "hole", format="rle", rle=packed_rle(alpha.reshape(-1).tolist())),
-        ),
-    ]
-    roof = result("polygon", "roof", points=percent(ROOF))
-    folder.json(
-        "export.json",
-        [
-            {
-                "id": i,
-                "data": {"image": image},
-                "annotations": [
-                    {"was_cancelled": True, "result": []},
-                    {"result": [roof, hole]},
-                ],
-            }
-            for i, (image, hole) in enumerate(tasks)
-        ],
-    )
+    alpha[2:4, 2:4] = (1, 2, 3, 255)
+    rle = packed_rle(alpha.reshape(-1).tolist())
+    results = {
+        "/data/upload/1/0123abcd-a.jpg": [roof, studio("rectangle", "hole", **box)],
+        "/data/local-files/?d=images/b.jpg": [roof, studio("brush", "hole", rle=rle)],
+    }
+    write_studio(folder, results)
     expect(*folder.maps(labels="export.json"))
+
+
+@pytest.mark.parametrize("tool", ["labelme", "cvat", "cvat turned", "labelstudio"])
+def test_circles_and_ellipses(folder, tool):
+    cx, cy, rx, ry = (4, 3, 2.5, 2.5) if tool == "labelme" else (4, 3, 3, 2)
+    labels = "labels"
+    if tool == "labelme":
+        points = [[cx, cy], [cx, cy + ry]]
+        circle = {"label": "cell", "points": points, "shape_type": "circle"}
+        folder.json("labels/a.json", labelme([circle]))
+    elif tool == "labelstudio":
+        value = {"x": 50, "y": 50, "radiusX": 100 * rx / 8, "radiusY": 100 * ry / 6}
+        write_studio(folder, {"a.jpg": [studio("ellipse", "cell", **value)]})
+        labels = "export.json"
+    else:  # lying, or standing and turned
+        given = (rx, ry, 0) if tool == "cvat" else (ry, rx, 90)
+        ellipse = '<ellipse label="cell" cx="4" cy="3" rx="{}" ry="{}" rotation="{}"></ellipse>'
+        image = f'<image name="a.jpg" width="8" height="6">{ellipse.format(*given)}</image>'
+        folder.text("cells.xml", f"<annotations>{image}</annotations>")
+        labels = "cells.xml"
+    maps, _ = folder.maps(labels=labels)
+    assert list(maps) == ["a"]  # the other image has no labels and is left out
+    y, x = np.mgrid[:6, :8] + 0.5
+    distance = np.hypot((x - cx) / rx, (y - cy) / ry)
+    assert maps["a"][distance < 0.75].all()
+    assert not maps["a"][distance > 1.3].any()
 
 
 def test_pascal_voc(folder):

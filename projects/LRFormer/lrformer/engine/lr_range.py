@@ -1,4 +1,4 @@
-"""A learning-rate range test (Smith, Cyclical Learning Rates for Training Neural Networks, 2017)."""
+"""A learning-rate range test (Smith, Cyclical Learning Rates for Training …, WACV 2017)."""
 
 from collections.abc import Sequence
 

@@ -27,7 +27,7 @@ class _Tracker(EventWriter):
 
 
 class WandbWriter(_Tracker):
-    """A run of Weights & Biases; its environment variables say where (WANDB_PROJECT, WANDB_MODE)."""
+    """A run of Weights & Biases; WANDB_PROJECT, WANDB_MODE and the like say where."""
 
     def __init__(self, cfg: CfgNode):
         import wandb
