@@ -1,11 +1,14 @@
 """From a yaml to a config, and to a trained model, by the command line alone."""
 
 import json
+import runpy
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import data
 from lrformer import load_cfg
 from lrformer.data import DatasetError
 from lrformer.data.own import data_opts, load_spec
@@ -61,13 +64,10 @@ def test_what_follows_from_the_data(cracks):
     assert (cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.WARMUP_ITERS) == (2000, 100, 100)
     # from scratch: one rate for all
     assert pytest.approx(6e-4) == cfg.SOLVER.BASE_LR and cfg.SOLVER.HEAD_MULTIPLIER == 1
-    fine_tuned = fit("lrformer_s", "mine.yaml" and cfg_file(cracks), "MODEL.WEIGHTS", "x.pth")
+    file = cracks(size=(300, 400), count=24)
+    fine_tuned = fit("lrformer_s", file, "MODEL.WEIGHTS", "x.pth")
     assert pytest.approx(6e-5) == fine_tuned.SOLVER.BASE_LR
     assert fine_tuned.SOLVER.HEAD_MULTIPLIER == 10
-
-
-def cfg_file(cracks):
-    return cracks(size=(300, 400), count=24)
 
 
 def test_the_users_keys_win(cracks):
@@ -105,6 +105,33 @@ def test_train_evaluate_and_fine_tune_with_other_classes(cracks, tmp_path, capsy
     printed = main("--data", cracks(3), "--weights", final)
     assert "of another shape, so initialised (2): sem_seg_head" in printed
     assert [x["name"] for x in scores_of(tmp_path)["classes"]][-1] == "class 2"
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """The folders of the made-up datasets: colour masks, COCO polygons, labelme."""
+    file = Path(__file__).parents[3] / "datasets" / "make_examples.py"
+    root = tmp_path_factory.mktemp("examples")
+    assert runpy.run_path(str(file))["main"](["--root", str(root), "--count", "10"]) == 0
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("cracks", ["class 0", "class 1"]),
+        ("cells", ["background", "red cell", "white cell"]),
+        ("roofs", ["background", "metal", "tiles"]),
+    ],
+)
+def test_from_a_folder_to_a_model_by_three_commands(examples, tmp_path, name, classes):
+    file = tmp_path / "mine.yaml"
+    assert data.main(["init", str(examples / name), "--output", str(file)]) == 0
+    assert data.main(["check", str(file)]) in (0, 1)  # a random image may have no crack
+    opts = map(str, chain(*SMALL.items(), ("OUTPUT_DIR", tmp_path / "out")))
+    assert run.main(["--config-file", "lrformer_t", "--data", str(file), *opts]) == 0
+    names = [x["name"] for x in scores_of(tmp_path)["classes"]]
+    assert names[:1] + sorted(names[1:]) == classes
 
 
 @pytest.mark.parametrize(
