@@ -279,13 +279,13 @@ def test_the_best_weights_survive_worse_ones_and_a_break(tiny_cfg, monkeypatch):
         _train(tiny_cfg, prepare=lambda trainer: trainer.register_hooks([_At(5, _fail)]))
     assert _best(tiny_cfg) == {"metric": "sem_seg/mIoU", "value": 30.0, "iteration": 4}
 
-    scores(20.0)  # after the break: worse
+    scores(30.0, 20.0)  # after the break: the evaluation that it may have cut off, a worse one
     _train(tiny_cfg, resume=True)
     assert _best(tiny_cfg)["value"] == 30.0
     # Resuming continues from the last weights, not from the best.
     assert (Path(tiny_cfg.OUTPUT_DIR) / "last_checkpoint").read_text() == "model_final.pth"
 
-    scores(25.0)
+    scores(20.0, 25.0)
     _train(tiny_cfg, resume=True, SOLVER__MAX_ITER=7)
     assert _best(tiny_cfg)["value"] == 30.0
     scores(31.0)

@@ -266,6 +266,9 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.EMA_DECAY = 0.0
     # End the training after so many evaluations in a row without a better score; 0: never.
     cfg.SOLVER.EARLY_STOPPING = 0
+    # In a job of SLURM, SIGUSR1 (sbatch --signal=USR1@300) saves a checkpoint and puts the job back
+    # into the queue. A job that SLURM restarts resumes, whatever this is.
+    cfg.SOLVER.SLURM_REQUEUE = False
     # Data type of SOLVER.AMP.ENABLED: "bfloat16", "float16", or "auto": bfloat16 where the device
     # computes in it, else float16 on a GPU and float32 on a CPU.
     cfg.SOLVER.AMP.DTYPE = "auto"

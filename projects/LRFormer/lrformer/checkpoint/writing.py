@@ -14,7 +14,7 @@ import torch
 
 
 def save(state: Any, file: Path) -> None:
-    """``torch.save``, see :func:`replacing`; Ctrl-C and SIGTERM wait until the file is whole.
+    """``torch.save``, see :func:`replacing`; signals wait until the file is whole.
 
     Raises:
         OSError: it cannot be written; the message says why, how much space it needs and is left.
@@ -65,14 +65,14 @@ def set_aside(file: Path) -> Path:
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
-    """Let SIGINT and SIGTERM have their effect only at the end."""
+    """Let SIGINT, SIGTERM and SIGUSR1 have their effect only at the end."""
     if threading.current_thread() is not threading.main_thread():  # which gets all signals
         yield
         return
     came: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     }
     try:
         yield

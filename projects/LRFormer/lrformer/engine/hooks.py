@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -123,7 +124,7 @@ class BestCheckpointer(HookBase):
         self._compare(self.trainer.iter + 1)
 
     def after_train(self) -> None:
-        self._compare(self.trainer.iter)
+        self._compare(self.trainer.max_iter)
 
     def _compare(self, iteration: int) -> None:
         value, evaluated_at = self.trainer.storage.latest().get(self.metric, (math.nan, None))
@@ -176,16 +177,17 @@ class EarlyStopping(HookBase):
         """
         self._metric = metric
         self._patience = patience
-        self._state = {"best": -math.inf, "worse": 0}
+        self._state = {"best": -math.inf, "worse": 0, "iteration": None}
 
     def after_step(self) -> None:
         storage = self.trainer.storage
-        # Only the main process evaluates.
+        # Only the main process evaluates, and a resumed training the same iteration again.
         value, iteration = storage.latest().get(self._metric, (math.nan, None))
-        if iteration == storage.iter:
+        if iteration == storage.iter != self._state.get("iteration"):
             better = value > self._state["best"]
             best = value if better else self._state["best"]
-            self._state = {"best": best, "worse": 0 if better else self._state["worse"] + 1}
+            worse = 0 if better else self._state["worse"] + 1
+            self._state = {"best": best, "worse": worse, "iteration": iteration}
         if any(comm.all_gather(self._state["worse"] >= self._patience)):
             raise EarlyStop
 
@@ -197,15 +199,25 @@ class EarlyStopping(HookBase):
 
 
 class GracefulStop(HookBase):
-    """Saves a checkpoint when the training is stopped by Ctrl-C or SIGTERM.
+    """Saves a checkpoint when the training is stopped by Ctrl-C or SIGTERM, or SIGUSR1 of SLURM.
 
     The signal becomes a KeyboardInterrupt: at once, or after the current iteration while weights
     are being changed or other processes take part. A second signal ends the process as usual. Comes
     after the hook that steps the learning rate, when an iteration is complete.
     """
 
-    def __init__(self, checkpointer: DetectionCheckpointer):
+    def __init__(self, checkpointer: DetectionCheckpointer, requeue: bool = False):
+        """
+        Args:
+            checkpointer: what saves.
+            requeue: whether SIGUSR1 stops, too, and then has SLURM put its job back into the queue.
+        """
         self._checkpointer = checkpointer
+        self._signals = [signal.SIGINT, signal.SIGTERM]
+        self._job = _slurm_job() if requeue else None
+        if self._job:
+            self._signals.append(signal.SIGUSR1)
+        self._number = None
         self._previous = {}
         self._asked = False
         self._completed = None
@@ -215,13 +227,14 @@ class GracefulStop(HookBase):
         self._pid = os.getpid()
         # Python delivers signals to the main thread only.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in self._signals:
                 self._previous[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame) -> None:
         if os.getpid() != self._pid:  # a data loader's worker
             raise KeyboardInterrupt
         self._asked = True
+        self._number = number
         self._restore()
         if comm.get_world_size() == 1 and not self.trainer._trainer.updating:
             raise KeyboardInterrupt
@@ -238,16 +251,29 @@ class GracefulStop(HookBase):
     def after_train(self) -> None:
         self._restore()
         finished = self.trainer.iter >= self.trainer.max_iter
-        if not self._asked or self._completed is None or finished:
+        if not self._asked or finished:
             return
-        # The iteration that was cut off is not part of the state.
-        self.trainer.iter = self._completed
-        self._checkpointer.save(f"model_{self._completed:07d}", iteration=self._completed)
-        logger.info(
-            f"stopped after iteration {self._completed + 1} of {self.trainer.max_iter}; "
-            "--resume continues there"
-        )
+        if self._completed is not None:
+            # The iteration that was cut off is not part of the state.
+            self.trainer.iter = self._completed
+            is_last = self._completed + 1 == self.trainer.max_iter
+            name = "model_final" if is_last else f"model_{self._completed:07d}"
+            self._checkpointer.save(name, iteration=self._completed)
+            logger.info(
+                f"stopped after iteration {self._completed + 1} of {self.trainer.max_iter}; "
+                "--resume continues there"
+            )
+        if self._number == signal.SIGUSR1 and comm.is_main_process():
+            logger.info(f"SIGUSR1: job {self._job} goes back into SLURM's queue")
+            subprocess.run(["scontrol", "requeue", self._job], check=True)
 
     def _restore(self) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
+
+
+def _slurm_job() -> str | None:
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return (
+        f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
+    )

@@ -61,6 +61,9 @@ def prepare(args: argparse.Namespace, place: Place | None, device: str) -> None:
     Raises:
         ValueError: they ask for GPUs that there are not, or twice for several processes.
     """
+    # A process or a machine was lost, and all start again by the same command line.
+    if _restarts() > 0 and not args.eval_only:
+        args.resume = True
     if place is None:
         check_num_gpus(args.num_gpus, args.num_machines, device)
         return
@@ -77,9 +80,6 @@ def prepare(args: argparse.Namespace, place: Place | None, device: str) -> None:
             f"{place.local_size} processes on this machine, but PyTorch finds {found} GPU(s): "
             "start as many, or set MODEL.DEVICE to cpu"
         )
-    # A process was lost, and all are started again by the same command line.
-    if _restarts() > 0 and not args.eval_only:
-        args.resume = True
 
 
 def launch(
@@ -119,4 +119,6 @@ def launch(
 
 
 def _restarts() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    """How often torchrun or SLURM has started this before."""
+    names = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return max(int(os.environ.get(name, 0)) for name in names)

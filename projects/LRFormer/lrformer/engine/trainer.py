@@ -151,7 +151,7 @@ class Trainer(DefaultTrainer):
             built.append(hook)
             if isinstance(hook, hooks.LRScheduler):
                 built += [average] if average else []
-                built.append(GracefulStop(self.checkpointer))
+                built.append(GracefulStop(self.checkpointer, self.cfg.SOLVER.SLURM_REQUEUE))
             elif isinstance(hook, hooks.EvalHook) and comm.is_main_process():
                 built.append(BestCheckpointer(model, self.cfg.OUTPUT_DIR, self._best_metric()))
         if self.cfg.SOLVER.EARLY_STOPPING:
@@ -180,18 +180,26 @@ class Trainer(DefaultTrainer):
             KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving a checkpoint.
         """
         self._last_eval_results = {}
-        if self.start_iter < self.max_iter:
-            try:
-                super().train()
-            except EarlyStop:
-                self._stop_early()
-        else:
+        if self.start_iter >= self.max_iter:
             logger.info(
                 f"already trained for {self.start_iter} iterations (SOLVER.MAX_ITER is "
                 f"{self.max_iter}): evaluating only"
             )
-            self._last_eval_results = self.test(self.cfg, self.model, self.last_evaluators)
+        try:
+            super().train()
+        except EarlyStop:
+            self._stop_early()
         return self._last_eval_results
+
+    def before_train(self) -> None:
+        """Start a resumed training with the evaluation that the break may have cut off."""
+        super().before_train()
+        if self.start_iter == 0:
+            return
+        self.iter = self.storage.iter = self.start_iter - 1
+        for hook in self._hooks:
+            if isinstance(hook, (hooks.EvalHook, BestCheckpointer, EarlyStopping)):
+                hook.after_step()
 
     def _stop_early(self) -> None:
         """What else the last iteration is followed by."""
