@@ -104,7 +104,7 @@ setup(
         "mlflow": ["mlflow>=2.14"],
         "serve": SERVE,  # tools/serve.py
         # lrformer.hf; accelerate is what transformers' Trainer needs.
-        "hf": ["accelerate>=1.1", "transformers>=5.0"],
+        "hf": ["accelerate>=1.1", "transformers>=5.16"],
         # Fast deformable attention for LRFormer+ on GPUs; without it plain PyTorch computes it.
         "gpu": ["deformops>=3.0; python_version >= '3.12'"],
     },

@@ -40,7 +40,7 @@ def test_a_file_is_downloaded_once_and_its_commit_logged(hub, weights, caplog, r
     name = NAME + revision.format(commit=hub.commit)
     with caplog.at_level(logging.INFO):
         assert torch.equal(read_weights(name).weights["a"], torch.arange(3.0))
-    assert f"{NAME}@{hub.commit}" in caplog.text
+    assert f"is @{hub.commit}" in caplog.text
     find_file(name)
     # The revision where the hub itself writes it, and the commit of the log.
     find_file(f"hf://owner/models@{hub.commit}/lrformer_t.pth")

@@ -55,5 +55,5 @@ def download(name: str) -> Path:
         known = (reason for kind, reason in reasons.items() if isinstance(error, kind))
         raise OSError(next(known, str(error))) from error
     commit = path.parents[len(PurePosixPath(file).parts) - 1].name
-    logger.info(f"{name} is of commit {commit}: hf://{repository}/{file}@{commit} stays the same")
+    logger.info(f"hf://{repository}/{file} of {revision} is @{commit}")
     return path

@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSemanticSegmentation,
 )
+from transformers.models.auto import modeling_auto
 
 from .configuration import LRFormerConfig
 from .image_processing import LRFormerImageProcessor
@@ -50,3 +51,7 @@ for _auto, _model in (
     (AutoModelForSemanticSegmentation, LRFormerForSemanticSegmentation),
 ):
     _auto.register(LRFormerConfig, _model)
+# Where the pipeline looks, or else it says that it does not support the model.
+modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[LRFormerConfig.model_type] = (
+    LRFormerForSemanticSegmentation.__name__
+)

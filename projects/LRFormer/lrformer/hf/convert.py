@@ -96,7 +96,10 @@ def _configuration(cfg: CfgNode, classes: list[str]) -> LRFormerConfig:
         if value not in known:
             names = " or ".join(map(str, known))
             raise ConfigError(f"{key} is {value}; only {names} can be written for transformers")
-    labels = {"id2label": dict(enumerate(classes))} if classes else {"num_labels": head.NUM_CLASSES}
+    labels = {"num_labels": head.NUM_CLASSES}
+    if classes:
+        labels = {"id2label": dict(enumerate(classes))}
+        labels["label2id"] = {name: i for i, name in labels["id2label"].items()}
     return LRFormerConfig(
         **{name: keys[name.upper()] for name in ENCODER},
         **labels,
