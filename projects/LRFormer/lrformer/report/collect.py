@@ -41,7 +41,6 @@ class Suspect:
         pixels: its size.
         confidence: the mean over its pixels.
         box: x, y, width, height.
-        mask: height×width bool, inside the box.
     """
 
     file_name: str
@@ -50,7 +49,6 @@ class Suspect:
     pixels: int
     confidence: float
     box: tuple[int, int, int, int]
-    mask: np.ndarray
 
 
 @dataclass
@@ -111,9 +109,8 @@ class ReportEvaluator(PerClassSemSegEvaluator):
         for x, output in zip(inputs, outputs, strict=True):
             maps = [output[key].cpu().numpy() for key in ("sem_seg_classes", "confidence")]
             self._wait()
-            self._counting = self._thread.submit(
-                self._find, x["file_name"], *maps, output["seconds"]
-            )
+            work = self._find, x["file_name"], *maps, output["seconds"]
+            self._counting = self._thread.submit(*work)
 
     def _find(
         self, file_name: str, prediction: np.ndarray, confidence: np.ndarray, seconds: float
@@ -175,17 +172,7 @@ def suspects_of(
     found = []
     for number in np.argsort(-areas, kind="stable")[: min(NUM_SUSPECTS, np.count_nonzero(areas))]:
         mask = segments == number
-        x, y, width, height = box = cv2.boundingRect(mask.astype(np.uint8))
-        first = np.unravel_index(mask.argmax(), mask.shape)
-        found.append(
-            Suspect(
-                file_name,
-                int(label[first]),
-                int(prediction[first]),
-                int(areas[number]),
-                float(confidence[mask].mean()),
-                box,
-                mask[y : y + height, x : x + width],
-            )
-        )
+        labelled, predicted = int(label[mask][0]), int(prediction[mask][0])
+        sure, box = float(confidence[mask].mean()), cv2.boundingRect(mask.astype(np.uint8))
+        found.append(Suspect(file_name, labelled, predicted, int(areas[number]), sure, box))
     return found

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 
 from .plots import curves_plot, reliability_plot
 
@@ -14,9 +14,6 @@ def write_page(
     file: Path,
     title: str,
     runs: dict[str, dict],
-    *,
-    colors: list[tuple[str, str]] = (),
-    difference: dict | None = None,
     **sections,
 ) -> None:
     """Write the page to ``file``.
@@ -25,28 +22,23 @@ def write_page(
         file: in a folder that exists.
         title: of the page.
         runs: name -> content of a report's JSON file, of one run or two.
-        colors: classes' names and colours; empty: none are shown.
-        difference: of two runs, see :func:`~lrformer.report.compare.compare`.
-        sections: "worst", "best" and "suspects", or "changed", see the template.
+        sections: of one run "colors" of classes by name, "galleries" and "suspects"; of two
+            "difference" and "changed", see :func:`~lrformer.report.compare.compare`.
     """
     environment = Environment(
         loader=PackageLoader("lrformer.report", "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=StrictUndefined,
     )
     environment.filters |= {"number": _number, "signed": lambda x: _number(x, 2, "+")}
-    empty = {"worst": [], "best": [], "suspects": [], "changed": []}
     html = environment.get_template("report.html").render(
         title=title,
         runs=runs,
-        colors=dict(colors),
-        difference=difference,
         reliability=reliability_plot({name: run["calibration"] for name, run in runs.items()}),
         curves=curves_plot({name: run["curves"] for name, run in runs.items()}),
         matrices={name: _matrix(run) for name, run in runs.items()},
-        **empty | sections,
+        **sections,
     )
     file.write_text(html, encoding="utf-8")
 

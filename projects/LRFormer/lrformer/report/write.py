@@ -5,6 +5,7 @@ import json
 import platform
 import shlex
 import sys
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -91,25 +92,19 @@ class Report:
         content |= {"dataset": name, "card": card, "config": self.cfg.dump()}
         content = write_json(folder / JSON, content)
         findings, labels = evaluator.findings, evaluator.input_file_to_gt_file
+        suspects = map(suspect_picture, findings.suspects)
         worst = [x.file_name for x in findings.worst]
-        shown = {
-            "worst": findings.worst,
-            "best": [x for x in findings.best if x.file_name not in worst],
-        }
-        pictures = {
-            kind: [(x.score, example_layers(x, labels[x.file_name], metadata)) for x in examples]
-            for kind, examples in shown.items()
-        }
+        best = [x for x in findings.best if x.file_name not in worst]
         write_page(
             folder / PAGE,
             f"Report: {name}",
             {"": content},
-            colors=class_names(metadata, range(len(metadata.stuff_classes))),
-            suspects=[
-                (row, suspect_picture(x))
-                for row, x in zip(content["suspects"], findings.suspects, strict=True)
-            ],
-            **pictures,
+            colors=dict(class_names(metadata, range(len(metadata.stuff_classes)))),
+            suspects=list(zip(content["suspects"], suspects, strict=True)),
+            galleries={
+                title: [example_layers(x, labels[x.file_name], metadata) for x in examples]
+                for title, examples in (("The worst", findings.worst), ("The best", best))
+            },
         )
         return folder / PAGE
 
@@ -151,14 +146,9 @@ def report_content(evaluator: ReportEvaluator, classes: list[str]) -> dict:
             "evaluation": len(images) / found.seconds,
         },
         "suspects": [
-            {
-                "file_name": short_name(x.file_name),
-                "labelled": classes[x.labelled],
-                "predicted": classes[x.predicted],
-                "pixels": x.pixels,
-                "confidence": x.confidence,
-                "box": x.box,
-            }
+            asdict(x)
+            | {"file_name": short_name(x.file_name)}
+            | {"labelled": classes[x.labelled], "predicted": classes[x.predicted]}
             for x in found.suspects
         ],
         # Of the classes that are there: label -> pixels labelled as it, predicted as it, and both.
