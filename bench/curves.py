@@ -53,7 +53,7 @@ def scores(run: str, minutes: float | None = None) -> list[Record]:
                 seconds = minutes * 60 * done / solver["MAX_ITER"]
             if (miou := line.get("sem_seg/mIoU")) is not None:
                 images = done * solver["IMS_PER_BATCH"]
-                found = {"training": name or folder, "minutes": seconds / 60, "images": images}
+                found = {"training": name or folder, "minutes": seconds / 60, "images_seen": images}
                 records[done] = found | {"miou": miou}
     if not records:
         raise ValueError(f"{folder}/metrics.json has no sem_seg/mIoU: was TEST.EVAL_PERIOD 0?")
@@ -63,12 +63,12 @@ def scores(run: str, minutes: float | None = None) -> list[Record]:
 def _draw(records: Sequence[Record], path: Path) -> None:
     figure = Figure(figsize=(9.5, 4.2), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, key in zip(panels, ("minutes", "images"), strict=True):
+    for axes, key in zip(panels, ("minutes", "images_seen"), strict=True):
         for name in dict.fromkeys(record["training"] for record in records):
             of_run = [record for record in records if record["training"] == name]
             x, y = ([record[k] for record in of_run] for k in (key, "miou"))
             axes.plot(x, y, "o-", label=name, markersize=3.5)
-        axes.set(xlabel=key, ylim=(0, None))
+        axes.set(xlabel=key.replace("_", " "), ylim=(0, None))
         axes.grid(axis="y", color="#dddddd")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_title("mIoU", loc="left")

@@ -47,7 +47,7 @@ _QUANTITIES = {
     "images_per_second": _Quantity("images/s"),
     "batch": _Quantity("batch", format="d"),
     "minutes": _Quantity("minutes"),
-    "images": _Quantity("images", format="d"),
+    "images_seen": _Quantity("images seen", format="d"),
     "workers": _Quantity("workers", format="d"),
     "ratio": _Quantity("time / the first", format=".3f"),
     "error": _Quantity("error", format=".0e"),

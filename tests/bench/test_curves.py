@@ -30,7 +30,7 @@ def test_scores_stand_against_minutes_and_images(training, bench, options, minut
     bench("curves", f"mine={training}", *options, "--plot", picture, "--output", out)
     rows = list(csv.DictReader(out.open()))
     assert [float(row["minutes"]) for row in rows] == pytest.approx(minutes)
-    assert [(row["images"], row["miou"]) for row in rows] == [("60", "20.0"), ("120", "50.0")]
+    assert [(row["images_seen"], row["miou"]) for row in rows] == [("60", "20.0"), ("120", "50.0")]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
