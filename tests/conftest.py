@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import json
 import logging
 import threading
 from itertools import chain
@@ -111,10 +112,13 @@ class Hub(http.server.ThreadingHTTPServer):
 
 class _HubHandler(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self):
-        owner, repository, *rest = self.path.removeprefix("/").split("?")[0].split("/")
-        repositories = {name.rpartition("/")[0] for name in self.server.files}
+        path = self.path.split("?")[0].removeprefix("/").removeprefix("api/models/")
+        owner, repository, *rest = path.split("/")
+        repositories = {"/".join(name.split("/")[:2]) for name in self.server.files}
         error, content = None, b""
-        if rest[:1] != ["resolve"] or f"{owner}/{repository}" not in repositories:
+        if not rest and path in repositories:
+            content = json.dumps({"id": path}).encode()
+        elif rest[:1] != ["resolve"] or f"{owner}/{repository}" not in repositories:
             error = 401, "RepoNotFound"
         elif owner == "gated" and self.headers.get("authorization") != "Bearer secret":
             error = 403, "GatedRepo"

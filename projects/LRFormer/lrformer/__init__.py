@@ -1,7 +1,8 @@
 """LRFormer on detectron2: semantic segmentation with low-resolution self-attention.
 
 Importing the package registers its backbone, heads and datasets with detectron2. Without detectron2
-only :mod:`lrformer.layers`, :mod:`lrformer.timm_models` and :mod:`lrformer.pretrain` can be used.
+only :mod:`lrformer.layers`, :mod:`lrformer.timm_models`, :mod:`lrformer.pretrain` and, but for its
+segmentation model, :mod:`lrformer.hf` can be used.
 """
 
 import importlib.util

@@ -20,6 +20,8 @@ from ..layers.common import init_weights, resize
 from ..layers.lrformer import Stage
 from .configuration import ENCODER, LRFormerConfig
 
+_FEATURES = ("res3", "res4", "res5")  # of the head
+
 
 class LRFormerPreTrainedModel(PreTrainedModel):
     """What the models share: initialisation, and recomputing activations in the backward pass."""
@@ -148,16 +150,13 @@ class LRFormerForSemanticSegmentation(LRFormerPreTrainedModel):
         ``config.semantic_loss_ignore_index``, of logits resized to the labels' size.
         """
         maps = self.backbone(pixel_values, **kwargs).hidden_states
-        logits = self.sem_seg_head.layers(dict(zip(_FEATURES, maps[1:], strict=True)))
+        logits = self.sem_seg_head.layers(dict(zip(_FEATURES, maps[2:], strict=True)))
         loss = None
         if labels is not None:
             scores = resize(logits, labels.shape[-2:])
             ignored = self.config.semantic_loss_ignore_index
             loss = F.cross_entropy(scores, labels, ignore_index=ignored)
         return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=maps)
-
-
-_FEATURES = ("res2", "res3", "res4", "res5")
 
 
 def _head(config: LRFormerConfig) -> nn.Module:
@@ -172,13 +171,9 @@ def _head(config: LRFormerConfig) -> nn.Module:
 
     from ..modeling import LRHead
 
-    shapes = {
-        name: ShapeSpec(channels=dim, stride=4 << i)
-        for i, (name, dim) in enumerate(zip(_FEATURES, config.embed_dims, strict=True))
-        if i
-    }
+    shapes = zip(_FEATURES, config.embed_dims[1:], (8, 16, 32), strict=True)
     return LRHead(
-        shapes,
+        {name: ShapeSpec(channels=dim, stride=stride) for name, dim, stride in shapes},
         num_classes=config.num_labels,
         channels=config.decoder_hidden_size,
         num_heads=config.decoder_num_heads,
