@@ -45,7 +45,7 @@ def _predict(args: argparse.Namespace) -> int:
         print(f"skipped: {problem}", file=sys.stderr)
     if not sources:
         raise ValueError("nothing to predict")
-    model = ModelFiles(args.config_file, args.weights, args.device, tuple(args.opts))
+    model = ModelFiles(args.config_file, args.weights, args.device, tuple(args.opts), args.data)
     job = PredictJob(model, args.output, tuple(args.format), args.windows)
     if not args.windows:
         keep_freed_memory()

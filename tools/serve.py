@@ -55,7 +55,7 @@ def _serve(args: argparse.Namespace) -> int:
     predictors = {}
     for config_file, weights in files:
         name = "/".join(Path(weights or config_file).parts[-2:])
-        model = ModelFiles(config_file, weights, args.device, tuple(args.opts))
+        model = ModelFiles(config_file, weights, args.device, tuple(args.opts), args.data)
         predictors[name if name not in predictors else f"{name} (2)"] = model.open()
     limits = Limits(**{name: getattr(args, f"max_{name}") for name in _LIMITS})
     app = create_app(predictors, limits, args.batch_size)

@@ -39,7 +39,7 @@ def labels(tmp_path_factory):
         label = random.integers(0, 3, (4, 6)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
         label[:5] = 255
         image = np.array(COLORS)[label % 4] + random.integers(-30, 30, (64, 96, 3))
-        files = {"file_name": f"{number}.png", "sem_seg_file_name": f"{number}_label.png"}
+        files = {"file_name": f"{number}.jpg", "sem_seg_file_name": f"{number}_label.png"}
         records.append({key: str(folder / name) for key, name in files.items()})
         Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(records[-1]["file_name"])
         Image.fromarray(label).save(records[-1]["sem_seg_file_name"])

@@ -1,13 +1,18 @@
 """What is gathered during an evaluation, against NumPy, SciPy and PyTorch."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import ndimage
 from torch import nn
 
 from lrformer.inference import ConfidentClassMaps
 from lrformer.report import ReportEvaluator
+from lrformer.report.pictures import suspect_picture
 
 
 @pytest.fixture
@@ -92,6 +97,9 @@ def test_suspects_are_thick_confident_regions(labels, gathered):
         inside = predictions[x.file_name][top : top + height, left : left + width]
         assert (inside == x.predicted).sum() >= x.pixels
         assert x.confidence >= 0.9
+        uri = suspect_picture(x).removeprefix("data:image/webp;base64,")
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri)))).astype(int)
+        assert (np.abs(picture - (255, 221, 0)).sum(2) < 120).any()  # the outline
 
 
 class _Given(nn.Module):

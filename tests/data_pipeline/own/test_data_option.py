@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import data
+import predict
 from lrformer import load_cfg
 from lrformer.data import DatasetError
 from lrformer.data.own import data_opts, load_spec
@@ -101,6 +102,13 @@ def test_train_evaluate_and_fine_tune_with_other_classes(cracks, tmp_path, capsy
     final = tmp_path / "out" / "model_final.pth"
     printed = main("--data", cracks(), "--weights", final, "--eval-only")
     assert f"mIoU {scores['mIoU']:.2f}" in printed
+
+    model = ["--config-file", "lrformer_t", "--data", tmp_path / "mine.yaml", "--weights", final]
+    inputs = ["--input", tmp_path / "photos", "--output", tmp_path / "drawn", "--format", "coco"]
+    assert predict.main(list(map(str, (*model, *inputs, *chain(*SMALL.items()))))) == 0
+    categories = json.loads((tmp_path / "drawn" / "coco.json").read_text())["categories"]
+    assert [x["name"] for x in categories] == ["class 0", "class 1"]
+    capsys.readouterr()
 
     printed = main("--data", cracks(3), "--weights", final)
     assert "of another shape, so initialised (2): sem_seg_head" in printed

@@ -17,6 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from lrformer import cli
+from lrformer.config import load_cfg
+from lrformer.data.own import data_opts
 from lrformer.data.reading import open_upright
 from lrformer.inference import Predictor
 from lrformer.inference.tasks import check_task
@@ -35,20 +37,25 @@ class ModelFiles:
     Attributes:
         config_file: None for weights that ``tools/export.py`` wrote.
         weights, device, opts: see :func:`lrformer.build_model`.
+        data: the yaml of own data that the model was trained on.
     """
 
     config_file: str | None
     weights: str | None
     device: str | None = None
     opts: tuple = ()
+    data: str | None = None
 
     def open(self) -> Predictor:
         """A predictor of class maps; ValueError if the model has none."""
         if self.config_file is None:
             predictor = Predictor.from_exported(self.weights, self.device, self.opts)
         else:
+            opts = self.opts
+            if self.data:
+                opts = (*data_opts(load_cfg(self.config_file, opts), self.data), *opts)
             files = self.config_file, self.weights
-            predictor = Predictor.from_config_file(*files, self.device, self.opts)
+            predictor = Predictor.from_config_file(*files, self.device, opts)
         if predictor.tasks is not None:
             check_task("sem_seg", predictor.tasks, predictor.model)
         return predictor

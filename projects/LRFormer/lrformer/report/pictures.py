@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
 from lrformer.data.reading import read_image, read_label
 from lrformer.visualization.classes import class_color, class_name
@@ -51,14 +50,18 @@ def suspect_picture(suspect: Suspect) -> str:
     """The part of the image around a suspicious region, with its box, as a data URI."""
     image = read_image(suspect.file_name)
     x, y, width, height = suspect.box
-    cv2.rectangle(image, (x - 2, y - 2), (x + width + 1, y + height + 1), _OUTLINE)
     # A square of three times the region's longer side, moved and cut to lie in the image.
     side = max(3 * max(width, height), 64)
     top, left = (
         max(0, min(first + length // 2 - side // 2, whole - side))
         for first, length, whole in ((y, height, image.shape[0]), (x, width, image.shape[1]))
     )
-    return _uri(image[top : top + side, left : left + side], _SUSPECT_SIDE, quality=80)
+    part = Image.fromarray(image[top : top + side, left : left + side])
+    shown = ImageOps.contain(part, (_SUSPECT_SIDE, _SUSPECT_SIDE))
+    box = np.array([x - left, y - top, x - left + width, y - top + height])
+    box = box * (shown.width / part.width) + (-3, -3, 2, 2)
+    ImageDraw.Draw(shown).rectangle(box.tolist(), outline=_OUTLINE, width=3)
+    return _uri(np.asarray(shown), _SUSPECT_SIDE, quality=80)
 
 
 def class_names(metadata: Any, classes: Sequence[int]) -> list[tuple[str, str]]:

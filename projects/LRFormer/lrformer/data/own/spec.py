@@ -50,8 +50,9 @@ class Part:
                     f"{self.images} (found there: {some(keys)})."
                 )
             return chosen
-        count = max(1, round(self.fraction * len(keys))) if self.fraction else 0
-        held_out = set(random.Random(self.seed).sample(sorted(keys), count))
+        drawn = sorted(keys)
+        random.Random(self.seed).shuffle(drawn)
+        held_out = {*drawn[: max(1, round(self.fraction * len(drawn)))]} if self.fraction else ()
         return [key for key in keys if (key in held_out) == self.held_out]
 
 
@@ -112,7 +113,9 @@ def _spec(file: Path, content: Any) -> OwnData:
         fraction, seed = (content["split"].get(*x) for x in (("fraction", 0.2), ("seed", 0)))
         if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
             raise DatasetError(f"split.fraction: found {fraction!r}, expected a share such as 0.2.")
-        train = replace(whole, fraction=fraction, seed=str(seed))
+        if not isinstance(seed, int):
+            raise DatasetError(f"split.seed: found {seed!r}, expected a whole number.")
+        train = replace(whole, fraction=fraction, seed=seed)
         parts = {"train": train, "val": replace(train, held_out=True)}
     else:
         _check_keys(content["splits"], SPLITS, "the names of splits")
