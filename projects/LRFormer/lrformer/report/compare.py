@@ -11,8 +11,6 @@ from .page import write_page
 from .statistics import interval, resampled
 from .write import JSON
 
-_NUM_CHANGED = 20
-
 
 def compare(first: str | Path, second: str | Path, file: Path) -> dict:
     """Write a page about two reports, and the differences as JSON beside it.
@@ -24,7 +22,7 @@ def compare(first: str | Path, second: str | Path, file: Path) -> dict:
     Returns:
         The JSON file's content: "runs", the reports' files; "difference", second minus first of
         "mIoU", "fwIoU", "mACC", "pACC" and of "classes", each a "value", and with the same images
-        also its 95 % interval, "low" and "high"; "changed", the images whose mIoU changed most.
+        also its 95 % interval, "low" and "high".
 
     Raises:
         ValueError: a file is no report, both are one, or they are about different classes.
@@ -40,23 +38,10 @@ def compare(first: str | Path, second: str | Path, file: Path) -> dict:
             f"{files[0]} and {files[1]} are about different classes: {len(names[0])} and "
             f"{len(names[1])}, or in another order"
         )
-    common = [x for x in runs[0]["per_image"] if x in runs[1]["per_image"]]
-    mious = {x: [run["per_image"][x]["mIoU"] for run in runs] for x in common}
-    changed = sorted(common, key=lambda x: -abs(mious[x][1] - mious[x][0]))[:_NUM_CHANGED]
-    content = {
-        "runs": [str(path) for path in files],
-        "difference": _difference(*runs),
-        "changed": [{"file_name": x, "mIoU": mious[x]} for x in changed],
-    }
+    content = {"runs": [str(path) for path in files], "difference": _difference(*runs)}
     content = write_json(file.with_suffix(".json"), content)
-    labels = [str(first), str(second)]
-    write_page(
-        file,
-        f"{labels[0]} and {labels[1]}",
-        dict(zip(labels, runs, strict=True)),
-        difference=content["difference"],
-        changed=content["changed"],
-    )
+    labelled = dict(zip((str(first), str(second)), runs, strict=True))
+    write_page(file, f"{first} and {second}", labelled, difference=content["difference"])
     return content
 
 

@@ -23,7 +23,7 @@ def write_page(
         title: of the page.
         runs: name -> content of a report's JSON file, of one run or two.
         sections: of one run "colors" of classes by name, "galleries" and "suspects"; of two
-            "difference" and "changed", see :func:`~lrformer.report.compare.compare`.
+            "difference", see :func:`~lrformer.report.compare.compare`.
     """
     environment = Environment(
         loader=PackageLoader("lrformer.report", "templates"),

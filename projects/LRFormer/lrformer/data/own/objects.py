@@ -91,7 +91,7 @@ def read_objects(labels: Path, images: Mapping[str, Path]) -> _Read:
         if key is not None:
             objects[key] = [x for x in listed if x.segmentation]
             left_out += len(listed) - len(objects[key])
-            names += [name for name, *_ in objects[key] if name not in names]
+            names += [x.name for x in objects[key]]
     if left_out:
         logger.warning(
             f"{labels}: {left_out} annotations are no areas and not used (boxes, points)"
@@ -118,14 +118,17 @@ def _coco(file: Path) -> _Read:
     names = {x["id"]: x["name"] for x in content["categories"]}
     files = {x["id"]: x["file_name"] for x in content["images"]}
     found = {name: [] for name in files.values()}
-    area = lambda x: x.get("area") or math.prod(x["bbox"][2:])  # noqa: E731
-    for x in sorted(content["annotations"], key=area, reverse=True):
+    for x in sorted(content["annotations"], key=lambda x: -(x.get("area") or _box_area(x))):
         one = Object(names[x["category_id"]], x.get("segmentation") or [], bool(x.get("iscrowd")))
-        found[files[x["image_id"]]].append(one)
+        found.get(files.get(x["image_id"]), []).append(one)
     # Roboflow's first category stands for all others.
     used = {x["category_id"] for x in content["annotations"]}
     parents = {x.get("supercategory") for x in content["categories"]}
     return [names[i] for i in sorted(names) if i in used or names[i] not in parents], found
+
+
+def _box_area(annotation: dict) -> float:
+    return math.prod(annotation.get("bbox", (0, 0, 0, 0))[2:])
 
 
 def _panoptic(file: Path) -> _Read:
