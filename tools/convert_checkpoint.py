@@ -7,6 +7,8 @@ from pathlib import Path
 
 from lrformer import cli
 from lrformer.checkpoint.convert import convert
+from lrformer.config import load_cfg
+from lrformer.data.own import with_data
 
 _EPILOG = """
 examples:
@@ -28,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.layout == "hf":
             from lrformer.hf.convert import save_pretrained  # needs transformers
 
+            cfg = load_cfg(args.config_file, with_data(args))
             options = args.overwrite, args.allow_pickle, args.push_to_hub
-            lines = save_pretrained(args.config_file, *args.input, args.output, *options)
+            lines = save_pretrained(cfg, *args.input, args.output, *options)
         else:
             lines = convert(args.input, args.output, args.layout, args.overwrite, args.allow_pickle)
         print(*lines, sep="\n")
@@ -68,7 +71,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="also load pickles of more than tensors, which may run any code",
     )
-    args = parser.parse_args(argv)
+    cli.add_data_option(parser)
+    args = cli.parse(parser, argv)
+    args.weights = args.input[0]
     if args.average != (len(args.input) > 1):
         parser.error(
             "--average needs several checkpoints"
@@ -80,8 +85,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(
             "--layout hf, and nothing else, needs a --config-file, and takes one checkpoint"
         )
-    if args.push_to_hub and not is_folder:
-        parser.error("--push-to-hub is for --layout hf")
+    if (args.push_to_hub or args.data or args.opts) and not is_folder:
+        parser.error("--push-to-hub, --data and KEY VALUE pairs are for --layout hf")
     return args
 
 

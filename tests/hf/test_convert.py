@@ -111,3 +111,26 @@ def test_incomplete_weights_and_folders_with_files_are_refused(released, folder,
     assert "lacks 2 parameters: sem_seg_head.predictor.weight" in capsys.readouterr().err
     assert convert_checkpoint.main([str(released), *options, str(folder)]) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_own_data_gives_the_names_of_classes(tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        array = np.zeros((128, 160, 3)[: 3 if name == "images" else 2], np.uint8)
+        PIL.Image.fromarray(array).save(tmp_path / name / "a.png")
+    (tmp_path / "mine.yaml").write_text(
+        "splits: {train: {images: images, labels: labels}}\nclasses: [background, roof]\n"
+    )
+    model = lrformer.build_model(
+        "lrformer_t", device="cpu", opts=["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 2]
+    )
+    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+    options = f"--layout hf --config-file lrformer_t --data {tmp_path}/mine.yaml --output"
+    assert (
+        convert_checkpoint.main(
+            [str(tmp_path / "model.pth"), *options.split(), str(tmp_path / "hf")]
+        )
+        == 0
+    )
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["id2label"] == {"0": "background", "1": "roof"}

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from .. import __version__
 from ..checkpoint import LRFormerCheckpointer, WeightsError
 from ..checkpoint.report import summary
-from ..config import ConfigError, load_cfg
+from ..config import ConfigError
 from ..inference.exported import FileInfo
 from .configuration import ENCODER, LRFormerConfig
 from .image_processing import LRFormerImageProcessor
@@ -18,7 +18,7 @@ _CARD = Path(__file__).with_name("model_card.md")
 
 
 def save_pretrained(
-    config_file: str | Path,
+    cfg: CfgNode,
     weights: str | Path,
     folder: str | Path,
     overwrite: bool = False,
@@ -28,7 +28,7 @@ def save_pretrained(
     """Write a plain model as transformers' ``save_pretrained`` does, with a model card.
 
     Args:
-        config_file: the model's; names of classes and how images are resized are taken from it.
+        cfg: the model's config; names of classes and how images are resized are taken from it.
         weights: of any kind that ``MODEL.WEIGHTS`` takes.
         folder: where to write; made where it is missing.
         overwrite: whether there may be files in it.
@@ -45,7 +45,6 @@ def save_pretrained(
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
         raise WeightsError(f"{folder} exists; give another name, or --overwrite for a folder")
-    cfg = load_cfg(config_file)
     info = FileInfo.from_cfg(
         cfg, version=__version__, result="logits", stride=8, image="float32", divisor=32
     )
