@@ -1,6 +1,7 @@
 """Convert checkpoints: other names, another format, for transformers, their mean."""
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         if args.layout == "hf":
-            from lrformer.hf.convert import save_pretrained  # needs transformers
+            if importlib.util.find_spec("transformers") is None:
+                raise ValueError("--layout hf needs transformers: pip install 'lrformer[hf]'")
+            from lrformer.hf.convert import save_pretrained
 
             cfg = load_cfg(args.config_file, with_data(args))
             options = args.overwrite, args.allow_pickle, args.push_to_hub

@@ -113,6 +113,14 @@ def test_incomplete_weights_and_folders_with_files_are_refused(released, folder,
     assert "--overwrite" in capsys.readouterr().err
 
 
+def test_an_upload_that_fails_is_explained_and_leaves_the_folder(released, hub, tmp_path, capsys):
+    options = f"--layout hf --config-file ade20k/lrformer_t.yaml --output {tmp_path / 'hf'}"
+    options += " --push-to-hub owner/models"
+    assert convert_checkpoint.main([str(released), *options.split()]) == 2
+    assert "hf, but could not upload to owner/models: " in capsys.readouterr().err
+    assert "hf://owner/models/model.safetensors" in (tmp_path / "hf/README.md").read_text()
+
+
 def test_own_data_gives_the_names_of_classes(tmp_path):
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()

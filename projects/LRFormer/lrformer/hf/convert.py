@@ -4,6 +4,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import HTTPError
 
 from .. import __version__
 from ..checkpoint import LRFormerCheckpointer, WeightsError
@@ -41,6 +42,7 @@ def save_pretrained(
     Raises:
         ConfigError: it is no model that transformers has here.
         WeightsError: the folder or the weights cannot be used, or the weights are not complete.
+        OSError: it could not be written, or not be uploaded.
     """
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
@@ -70,14 +72,20 @@ def save_pretrained(
     card = ModelCard.from_template(
         data, str(_CARD), dataset=dataset, repository=repository, version=__version__, **figures
     )
-    upload = {"push_to_hub": True, "repo_id": push_to_hub} if push_to_hub else {}
-    model.save_pretrained(folder, **upload)
-    processor.save_pretrained(folder, **upload)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     card.save(folder / "README.md")
+    done = [f"wrote {folder}: {type(model).__name__}, {figures['millions']:.2f} M parameters"]
     if push_to_hub:
-        card.push_to_hub(push_to_hub)
-    done = f"wrote {folder}: {type(model).__name__}, {figures['millions']:.2f} M parameters"
-    return [done, *([f"uploaded to {push_to_hub}"] if push_to_hub else [])]
+        try:
+            for part in (model, processor, card):
+                part.push_to_hub(push_to_hub)
+        except (HTTPError, OSError) as error:
+            raise OSError(
+                f"wrote {folder}, but could not upload to {push_to_hub}: {error}"
+            ) from error
+        done.append(f"uploaded to {push_to_hub}")
+    return done
 
 
 def _configuration(cfg: CfgNode, classes: list[str]) -> LRFormerConfig:
