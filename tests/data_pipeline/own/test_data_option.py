@@ -15,19 +15,14 @@ from lrformer.data import DatasetError
 from lrformer.data.own import data_opts, load_spec
 from lrformer.engine import run
 
-SMALL = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.LRFORMER.EMBED_DIMS": [8, 16, 24, 32],
-    "MODEL.LRFORMER.DEPTHS": [1, 1, 1, 1],
-    "MODEL.LRFORMER.NUM_HEADS": [1, 2, 2, 4],
-    "MODEL.LRFORMER.MLP_RATIOS": [2, 2, 2, 2],
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
-    "SOLVER.MAX_ITER": 2,
-    "SOLVER.IMS_PER_BATCH": 2,
-    "SOLVER.AMP.ENABLED": False,
-    "TEST.EVAL_PERIOD": 0,
-    "DATALOADER.NUM_WORKERS": 0,
-}
+
+@pytest.fixture
+def small(tiny_opts, tmp_path):
+    """KEY VALUE pairs of a small model that is trained for two iterations into ``out``."""
+    del tiny_opts["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]
+    tiny_opts |= {"SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "SOLVER.AMP.ENABLED": False}
+    tiny_opts |= {"TEST.EVAL_PERIOD": 0, "DATALOADER.NUM_WORKERS": 0}
+    return list(map(str, chain(*tiny_opts.items(), ("OUTPUT_DIR", tmp_path / "out"))))
 
 
 @pytest.fixture
@@ -89,10 +84,9 @@ def scores_of(folder):
     return json.loads((folder / "out/inference/mine_sem_seg_val/sem_seg_results.json").read_text())
 
 
-def test_train_evaluate_and_fine_tune_with_other_classes(cracks, tmp_path, capsys):
+def test_train_evaluate_and_fine_tune_with_other_classes(cracks, small, tmp_path, capsys):
     def main(*argv):
-        opts = chain(*SMALL.items(), ("OUTPUT_DIR", tmp_path / "out"))
-        assert run.main(["--config-file", "lrformer_t", *map(str, (*argv, *opts))]) == 0
+        assert run.main(["--config-file", "lrformer_t", *map(str, argv), *small]) == 0
         return capsys.readouterr().out
 
     printed = main("--data", cracks())
@@ -105,7 +99,7 @@ def test_train_evaluate_and_fine_tune_with_other_classes(cracks, tmp_path, capsy
 
     model = ["--config-file", "lrformer_t", "--data", tmp_path / "mine.yaml", "--weights", final]
     inputs = ["--input", tmp_path / "photos", "--output", tmp_path / "drawn", "--format", "coco"]
-    assert predict.main(list(map(str, (*model, *inputs, *chain(*SMALL.items()))))) == 0
+    assert predict.main([*map(str, (*model, *inputs)), *small]) == 0
     categories = json.loads((tmp_path / "drawn" / "coco.json").read_text())["categories"]
     assert [x["name"] for x in categories] == ["class 0", "class 1"]
     capsys.readouterr()
@@ -132,12 +126,11 @@ def examples(tmp_path_factory):
         ("roofs", ["background", "metal", "tiles"]),
     ],
 )
-def test_from_a_folder_to_a_model_by_three_commands(examples, tmp_path, name, classes):
+def test_from_a_folder_to_a_model_by_three_commands(examples, small, tmp_path, name, classes):
     file = tmp_path / "mine.yaml"
     assert data.main(["init", str(examples / name), "--output", str(file)]) == 0
     assert data.main(["check", str(file)]) in (0, 1)  # a random image may have no crack
-    opts = map(str, chain(*SMALL.items(), ("OUTPUT_DIR", tmp_path / "out")))
-    assert run.main(["--config-file", "lrformer_t", "--data", str(file), *opts]) == 0
+    assert run.main(["--config-file", "lrformer_t", "--data", str(file), *small]) == 0
     names = [x["name"] for x in scores_of(tmp_path)["classes"]]
     assert names[:1] + sorted(names[1:]) == classes
 

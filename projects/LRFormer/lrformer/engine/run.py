@@ -51,6 +51,7 @@ Examples:
         OUTPUT_DIR output/camvid
   your own data (docs/own_data.md):
     train_net.py --config-file lrformer_s --data mine.yaml --weights lrformer_s_imagenet.pth
+    train_net.py --config-file lrformer_s --data mine.yaml --find-lr
   eight GPUs, in three ways; the last is for SLURM:
     train_net.py --config-file ade20k/lrformer_s.yaml --num-gpus 8
     torchrun --nproc-per-node 8 tools/train_net.py --config-file ade20k/lrformer_s.yaml
