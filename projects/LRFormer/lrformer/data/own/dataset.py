@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -236,12 +236,16 @@ def _instance(found: Found, split: str, cache: Path) -> tuple[list[dict], dict]:
 
 def _convert(items: dict, made: dict[str, Path], found: Found, split: str, make: Callable) -> None:
     """:func:`make_files`, again where a label file is newer."""
+
+    def newest(files: Iterable[Path]) -> float:
+        return max(file.stat().st_mtime for file in files)
+
     labels = found.spec.parts[split].labels
-    shared = [labels] if labels.is_file() else masks.list_files(labels)
+    shared = newest([labels] if labels.is_file() else masks.list_files(labels))
     for key, destination in made.items():
-        files = _files(found.labels[split].get(key, [])) or shared
-        newest = max(file.stat().st_mtime for file in files)
-        if destination.exists() and destination.stat().st_mtime < newest:
+        files = _files(found.labels[split].get(key, []))
+        since = newest(files) if files else shared
+        if destination.exists() and destination.stat().st_mtime < since:
             destination.unlink()
     jobs = [(items[k], made[k]) for k in made if not made[k].exists()]
     if jobs:
