@@ -219,7 +219,6 @@ def test_head_compiles_without_graph_breaks(tiny):
             "only MultiScaleMaskedTransformerDecoder",
         ),
         ("MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5", "'multi_scale_pixel_decoder' only"),
-        ("MASK_FORMER.DEC_LAYERS", 0, "must be at least 1"),
         ("SEM_SEG_HEAD.MS_DEFORM_ATTN_BACKEND", "cuda", "auto, pytorch, deformops"),
         ("SEM_SEG_HEAD.IN_FEATURES", ["res2", "p3"], "backbone gives res2, res3, res4, res5"),
         ("SEM_SEG_HEAD.IN_FEATURES", ["res3", "res4", "res5"], "do not lead there .* by halves"),

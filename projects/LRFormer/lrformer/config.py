@@ -4,6 +4,7 @@ detectron2's own keys keep their meaning. Where DeepLab or the published Mask2Fo
 has a name for something, that name is used here, so that their yaml files are understood.
 """
 
+import io
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
+
+from .config_values import check_values
 
 # Inside an installed package; in a source tree, which an editable installation runs from, on top.
 _PACKAGE = Path(__file__).resolve().parent
@@ -37,11 +40,23 @@ _RECIPES = {
 }
 
 
-# Published configs have it, and it is data; tags that name other objects of Python are refused.
-yaml.SafeLoader.add_constructor(
+class _PlainLoader(yaml.SafeLoader):
+    """Published configs have tuples, which are data; tags of other objects are refused."""
+
+
+_PlainLoader.add_constructor(
     "tag:yaml.org,2002:python/tuple",
-    lambda loader, node: tuple(loader.construct_sequence(node, deep=True)),
+    lambda loader, node: loader.construct_sequence(node, deep=True),
 )
+
+
+class _Config(CN):
+    """Reads files, those in ``_BASE_`` too, by :class:`_PlainLoader`."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> io.StringIO:
+        with super()._open_cfg(filename) as file:
+            return io.StringIO(yaml.safe_dump(yaml.load(file, _PlainLoader)))
 
 
 class ConfigError(ValueError):
@@ -59,8 +74,8 @@ def load_cfg(config_file: str | Path | None, opts: Sequence = ()) -> CN:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigError: it is no plain yaml, or it or ``opts`` has an unknown key or a value of another
-            type.
+        ConfigError: it is no plain yaml, or it or ``opts`` has an unknown key or a value that the
+            key does not admit.
     """
     path = None if config_file is None else find_config(config_file)
     opts = [str(opt) if isinstance(opt, Path) else opt for opt in opts]
@@ -69,12 +84,16 @@ def load_cfg(config_file: str | Path | None, opts: Sequence = ()) -> CN:
             f"overrides come in pairs, KEY VALUE KEY VALUE …; found {len(opts)}: "
             f"{' '.join(map(str, opts))}"
         )
-    cfg = add_lrformer_config(get_cfg())
+    defaults = add_lrformer_config(get_cfg())
+    cfg = _Config(defaults.clone())
+    for key in _REMOVED_KEYS:
+        cfg.register_deprecated_key(key)
     try:
         for file in [] if path is None else [path, *_recipe(path, Path(config_file))]:
             # detectron2's default runs code that a file's tags ask for.
             cfg.merge_from_file(str(file), allow_unsafe=False)
         cfg.merge_from_list(opts)
+        check_values(cfg, defaults)
     except yaml.constructor.ConstructorError as error:
         raise ConfigError(
             f"{path} is refused, plain yaml is expected (objects of Python could run code): "

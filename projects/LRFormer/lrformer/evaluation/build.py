@@ -48,12 +48,6 @@ def evaluated_tasks(cfg: CfgNode, dataset_name: str) -> list[str]:
     Raises:
         ValueError: there is nothing that could be compared, or no way to compare it.
     """
-    ratio = cfg.TEST.BOUNDARY_IOU.DILATION_RATIO
-    if not 0 < ratio < 1:
-        raise ValueError(
-            f"TEST.BOUNDARY_IOU.DILATION_RATIO is {ratio}; expected a share of the image's "
-            "diagonal, between 0 and 1, such as 0.02"
-        )
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type")
     if kind not in _ANNOTATIONS:

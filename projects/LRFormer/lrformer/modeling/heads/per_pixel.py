@@ -172,6 +172,6 @@ def wanted_features(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str
     if not names or any(name not in input_shape for name in names):
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(names)}; the backbone gives "
-            f"{', '.join(input_shape)}"
+            f"{', '.join(input_shape)} (its OUT_FEATURES)"
         )
     return {name: input_shape[name] for name in names}

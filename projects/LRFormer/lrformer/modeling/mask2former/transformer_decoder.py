@@ -195,11 +195,6 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int) -> dict:
         keys = cfg.MODEL.MASK_FORMER
-        if keys.DEC_LAYERS < 1:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.DEC_LAYERS is {keys.DEC_LAYERS}; it counts predictions, of "
-                "which the first needs no layer, and must be at least 1"
-            )
         return {
             "in_channels": in_channels,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
@@ -207,7 +202,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "num_queries": keys.NUM_OBJECT_QUERIES,
             "num_heads": keys.NHEADS,
             "feedforward_dim": keys.DIM_FEEDFORWARD,
-            "num_layers": keys.DEC_LAYERS - 1,
+            "num_layers": keys.DEC_LAYERS - 1,  # the first prediction needs none
             "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
             "pre_norm": keys.PRE_NORM,
             "enforce_input_project": keys.ENFORCE_INPUT_PROJ,
