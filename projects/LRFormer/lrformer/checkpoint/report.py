@@ -60,8 +60,21 @@ def check(fit: Fit, model: Mapping[str, Tensor], weights: Weights, file: str) ->
     A Mask2Former checkpoint is loaded for its head; its backbone is not expected to fit.
 
     Raises:
-        WeightsError: nothing fits, or too little of the backbone; says of which model they are.
+        WeightsError: nothing fits, or too little of the backbone; says of which model they are. Or
+            numbers are missing: quantized without their scales, or NaN.
     """
+    for name in fit.loaded:
+        tensor = weights.tensors[name]
+        if model[name].is_floating_point() and not tensor.is_floating_point():
+            raise WeightsError(
+                f"{file}: {name} is {str(tensor.dtype).removeprefix('torch.')}, as in a quantized "
+                "model; the weights that it was made from are needed"
+            )
+        if not tensor.isfinite().all():
+            raise WeightsError(
+                f"{file}: {name} has values that are not finite, as after a training that "
+                "diverged; take an earlier checkpoint"
+            )
     wanted = [name for name in model if _is_backbone(name) and _counts(name)]
     matched = list(filter(_is_backbone, fit.loaded))
     enough = len(matched) >= MIN_BACKBONE_SHARE * len(wanted)
