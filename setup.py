@@ -83,6 +83,7 @@ setup(
         # Without OpenVINO, whose tests run where it is installed: in one process with all others
         # they ended in a broken heap (`make test ARGS=tests/inference/test_engines.py`).
         "dev": [
+            "hypothesis>=6.100",
             "packaging>=23",
             "pytest>=8",
             "ruff>=0.15",
