@@ -88,7 +88,7 @@ def tiny_config(output: Path):
     return cfg
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tiny_dataset(tmp_path_factory):
     """The name of the registered dataset."""
     name = register_tiny(tmp_path_factory.mktemp("tiny"))
