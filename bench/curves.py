@@ -1,12 +1,13 @@
 """Scores of trainings against the time that they took and the images that they saw."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from matplotlib.figure import Figure
+
+from lrformer.report.write import read_curves
 
 from .report import Record, Report, Table
 
@@ -40,24 +41,21 @@ def scores(run: str, minutes: float | None = None) -> list[Record]:
         run: NAME=DIR.
         minutes: of the whole training, spread evenly; None: the log's times of its iterations.
     """
-    name, _, folder = run.rpartition("=")
+    name, _, folder = run.partition("=") if "=" in run else (run, "", run)
     solver = yaml.safe_load(Path(folder, "config.yaml").read_text(encoding="utf-8"))["SOLVER"]
-    records, seconds, last = {}, 0.0, -1
-    with Path(folder, "metrics.json").open(encoding="utf-8") as lines:
-        for line in map(json.loads, lines):
-            done = line["iteration"] + 1
-            if "time" in line:
-                seconds += line["time"] * max(0, line["iteration"] - last)
-                last = max(last, line["iteration"])
-            if minutes is not None:
-                seconds = minutes * 60 * done / solver["MAX_ITER"]
-            if (miou := line.get("sem_seg/mIoU")) is not None:
-                images = done * solver["IMS_PER_BATCH"]
-                found = {"training": name or folder, "minutes": seconds / 60, "images_seen": images}
-                records[done] = found | {"miou": miou}
+    records, seconds, done = [], 0.0, 0
+    for point in read_curves(Path(folder, "metrics.json"), "sem_seg/mIoU"):
+        seconds += (point["time"] or 0) * (point["iteration"] + 1 - done)
+        done = point["iteration"] + 1
+        if minutes is not None:
+            seconds = minutes * 60 * done / solver["MAX_ITER"]
+        if point["mIoU"] is not None:
+            found = {"training": name, "minutes": seconds / 60}
+            images = done * solver["IMS_PER_BATCH"]
+            records.append(found | {"images_seen": images, "miou": point["mIoU"]})
     if not records:
         raise ValueError(f"{folder}/metrics.json has no sem_seg/mIoU: was TEST.EVAL_PERIOD 0?")
-    return [records[done] for done in sorted(records)]
+    return records
 
 
 def _draw(records: Sequence[Record], path: Path) -> None:

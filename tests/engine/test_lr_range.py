@@ -23,3 +23,11 @@ def test_the_check_trains_and_keeps_nothing(tiny_cfg, tmp_path, capsys):
     assert run.main(["--config-file", str(file), "--find-lr"]) == 0
     assert "A tenth of that suits a training: SOLVER.BASE_LR 0." in capsys.readouterr().out
     assert not list((tmp_path / "output").glob("*.pth"))
+
+
+def test_it_says_which_options_it_does_not_go_with(tiny_cfg, tmp_path, capsys):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(tiny_cfg.dump())
+    with pytest.raises(SystemExit):
+        run.main(["--config-file", str(file), "--find-lr", "--eval-only"])
+    assert "without --eval-only" in capsys.readouterr().err

@@ -39,17 +39,9 @@ def _train(folder: Path) -> list[str]:
     data = folder / "data.yaml"
     init = [sys.executable, ROOT / "tools" / "data.py", "init", folder, "--output", data]
     subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
-    train = [
-        sys.executable,
-        ROOT / "tools" / "train_net.py",
-        "--config-file",
-        "lrformer_t",
-        "--data",
-        data,
-    ]
-    return list(
-        map(str, [*train, *f"{OPTIONS} {TRAINING}".split(), "OUTPUT_DIR", folder / "output"])
-    )
+    train = [sys.executable, ROOT / "tools" / "train_net.py", "--config-file", "lrformer_t"]
+    options = f"{OPTIONS} {TRAINING} OUTPUT_DIR {folder / 'output'}"
+    return [*map(str, [*train, "--data", data]), *options.split()]
 
 
 def _predict() -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from lrformer.engine import run
+from lrformer.engine.hooks import _requeue
 
 PERIOD = 2
 OPTIONS = (
@@ -175,3 +176,9 @@ def test_slurm_requeues_the_job_and_resumes(whole, tmp_path):
     assert code == 0 and set(began + again) == set(range(9)) and again[0] >= began[-1] > 0
     for one, other in zip(_weights(whole), _weights(tmp_path), strict=True):
         assert _equal(one, other)
+
+
+def test_a_queue_that_refuses_the_job_is_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("PATH", str(tmp_path))  # without scontrol
+    _requeue("17_3")
+    assert "job 17_3 was not re-queued" in caplog.text and "--resume" in caplog.text

@@ -55,7 +55,7 @@ def test_curves_of_a_training_that_was_resumed(tmp_path):
     text = [json.dumps(dict(zip(keys, row, strict=True))) for row in rows]
     (tmp_path / "metrics.json").write_text("\n".join([*text, '{"lr": 1}', '{"iterat']))
     curves = read_curves(tmp_path / "metrics.json", "sem_seg/mIoU")
-    assert [tuple(x.values()) for x in curves] == [
+    assert [(x["iteration"], x["loss"], x["mIoU"]) for x in curves] == [
         (19, 3.0, None),
         (39, 2.0, 10.0),
         (39, 1.5, None),

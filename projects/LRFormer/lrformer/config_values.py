@@ -54,6 +54,7 @@ _SIDE = _whole(1, 10**5)
 _PERIOD = _whole(1, 10**9)
 _FEATURES = _each(_one_of("res2", "res3", "res4", "res5"), 1, 2, 3, 4)
 _FREEZE = _whole(0, 5)
+_BATCH_NORM = _one_of("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "FrozenBN")
 
 # Others admit what has their default's type. The last are detectron2's.
 RULES = {
@@ -68,7 +69,7 @@ RULES = {
     "MODEL.LRFORMER.DROP_PATH_RATE": _RATE,
     "MODEL.LRFORMER.OUT_FEATURES": _FEATURES,
     "MODEL.LRFORMER.FREEZE_AT": _FREEZE,
-    "MODEL.LRFORMER.NORM": _one_of("BN", "SyncBN", "FrozenBN"),
+    "MODEL.LRFORMER.NORM": _BATCH_NORM,
     "MODEL.MIT.EMBED_DIMS": _each(_SIZE, 4),
     "MODEL.MIT.DEPTHS": _each(_whole(1, 100), 4),
     "MODEL.MIT.NUM_HEADS": _each(_SIZE, 4),
@@ -81,7 +82,7 @@ RULES = {
     "MODEL.RTFORMER.POOLED_SIZE": _whole(1, 256),
     "MODEL.RTFORMER.INJECTION": _each(_of_type(bool), 2),
     "MODEL.RTFORMER.DROP_PATH_RATE": _RATE,
-    "MODEL.RTFORMER.NORM": _one_of("BN", "SyncBN"),
+    "MODEL.RTFORMER.NORM": _BATCH_NORM,
     "MODEL.RTFORMER.NORM_MOMENTUM": _SHARE,
     "MODEL.SEM_SEG_HEAD.POOLED_SIZE": _SIZE,
     "MODEL.SEM_SEG_HEAD.NUM_HEADS": _SIZE,

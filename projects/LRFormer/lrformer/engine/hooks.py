@@ -264,12 +264,19 @@ class GracefulStop(HookBase):
                 "--resume continues there"
             )
         if self._number == signal.SIGUSR1 and comm.is_main_process():
-            logger.info(f"SIGUSR1: job {self._job} goes back into SLURM's queue")
-            subprocess.run(["scontrol", "requeue", self._job], check=True)
+            _requeue(self._job)
 
     def _restore(self) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
+
+
+def _requeue(job: str) -> None:
+    logger.info(f"SIGUSR1: job {job} goes back into SLURM's queue")
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as e:
+        logger.error(f"job {job} was not re-queued ({e}): submit it again with --resume")
 
 
 def _slurm_job() -> str | None:

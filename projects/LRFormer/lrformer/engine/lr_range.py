@@ -13,7 +13,7 @@ from .trainer import Trainer
 _ITERATIONS = 100
 _SPAN = 100  # the rates go from SOLVER.BASE_LR / _SPAN to SOLVER.BASE_LR * _SPAN
 _SMOOTHING = 0.9
-_DIVERGED = 3  # times the least loss
+_DIVERGED = 3  # times the first loss
 
 
 def find_rate(cfg: CfgNode) -> str:

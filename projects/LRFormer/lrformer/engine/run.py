@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = cli.parse(parser, argv)
     if not args.config_file:
         parser.error("--config-file is required, for example --config-file ade20k/lrformer_t.yaml")
+    if args.find_lr and (args.eval_only or args.resume or args.report):
+        parser.error("--find-lr tries rates alone: without --eval-only, --resume and --report")
     return cli.run(lambda: _launch(args))
 
 

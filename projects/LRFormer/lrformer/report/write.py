@@ -163,7 +163,7 @@ def report_content(evaluator: ReportEvaluator, classes: list[str]) -> dict:
 
 
 def read_curves(file: Path, metric: str) -> list[dict]:
-    """The "loss" and, as "mIoU", the ``metric`` of a training's iterations, from metrics.json.
+    """The "loss", seconds ("time") and, as "mIoU", ``metric`` of iterations, from metrics.json.
 
     Of iterations that a resumed or restarted training did again, the last ones count.
     """
@@ -178,7 +178,7 @@ def read_curves(file: Path, metric: str) -> list[dict]:
         while curves and curves[-1]["iteration"] > row["iteration"]:
             curves.pop()
         point = {"iteration": row["iteration"], "loss": row.get("total_loss")}
-        curves.append(point | {"mIoU": row.get(metric)})
+        curves.append(point | {"mIoU": row.get(metric), "time": row.get("time")})
     return curves
 
 
