@@ -90,6 +90,16 @@ def test_a_config_runs_no_code(config_file, tmp_path, capsys, key):
     assert not ran.exists()
 
 
+def test_aliases_fill_no_memory(tmp_path, capsys):
+    bomb = tmp_path / "bomb.yaml"
+    lists = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 10)]
+    for text in ("\n".join(["l0: &l0 x", *lists]), "SOLVER: &a {BASE_LR: *a}", "SOLVER: &a [*a]"):
+        bomb.write_text(text)
+        assert "aliases repeat it" in _fails(capsys, "--config-file", bomb)
+    bomb.write_text("TEST: {SLIDING_WINDOW: {CROP_SIZE: &s [64, 64], STRIDE: *s}}")
+    assert run.load_cfg(bomb).TEST.SLIDING_WINDOW.STRIDE == [64, 64]
+
+
 def test_tuples_of_published_configs_are_understood(config_file, tmp_path):
     config_file.write_text("INPUT: {MIN_SIZE_TRAIN: !!python/tuple [480, 512]}")
     assert run.load_cfg(config_file).INPUT.MIN_SIZE_TRAIN == (480, 512)

@@ -40,23 +40,50 @@ _RECIPES = {
 }
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Published configs have tuples, which are data; tags of other objects are refused."""
+_MOST_ENTRIES = 10**6  # that a yaml file's aliases may repeat
 
 
-_PlainLoader.add_constructor(
+class PlainLoader(yaml.SafeLoader):
+    """Reads tuples, which published configs have, and refuses tags of other objects.
+
+    So are aliases that repeat so much that a short file would fill the memory.
+    """
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self._sizes = {}
+
+    def compose_node(self, parent, index):
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.CollectionNode) and not is_alias:
+            pairs = isinstance(node, yaml.MappingNode)
+            entries = [y for x in node.value for y in x] if pairs else node.value
+            # An entry of unknown size is an alias of what it is within.
+            size = sum(
+                self._sizes.get(x, _MOST_ENTRIES) if isinstance(x, yaml.CollectionNode) else 1
+                for x in entries
+            )
+            if size >= _MOST_ENTRIES:
+                text = f"aliases repeat it to {_MOST_ENTRIES} entries or more"
+                raise yaml.composer.ComposerError(None, None, text, node.start_mark)
+            self._sizes[node] = size + 1
+        return node
+
+
+PlainLoader.add_constructor(
     "tag:yaml.org,2002:python/tuple",
     lambda loader, node: loader.construct_sequence(node, deep=True),
 )
 
 
 class _Config(CN):
-    """Reads files, those in ``_BASE_`` too, by :class:`_PlainLoader`."""
+    """Reads files, those in ``_BASE_`` too, by :class:`PlainLoader`."""
 
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:
         with super()._open_cfg(filename) as file:
-            return io.StringIO(yaml.safe_dump(yaml.load(file, _PlainLoader)))
+            return io.StringIO(yaml.safe_dump(yaml.load(file, PlainLoader)))
 
 
 class ConfigError(ValueError):

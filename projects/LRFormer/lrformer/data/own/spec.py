@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ...config import PlainLoader
 from ..tree import DatasetError, some
 from .classes import Classes, parse_classes, parse_values
 
@@ -87,7 +88,7 @@ def load_spec(file: str | Path) -> OwnData:
     """
     file = Path(file)
     try:
-        return _spec(file, yaml.safe_load(file.read_text(encoding="utf-8")))
+        return _spec(file, yaml.load(file.read_text(encoding="utf-8"), PlainLoader))
     except FileNotFoundError as error:
         raise DatasetError(
             f"there is no file {file}; `tools/data.py init FOLDER` writes one for a folder."
