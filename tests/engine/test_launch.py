@@ -66,6 +66,7 @@ def test_two_processes_train_as_one(tmp_path, norm):
     one, two = (_train(tmp_path / str(number), number, norm=norm) for number in (1, 2))
     assert one[0].keys() == two[0].keys() == {str(i) for i in range(8)}
     for i, loss in one[0].items():
+        print(f"{norm}, iteration {i}: one process {loss:.9f}, two {two[0][i]:.9f}")
         assert two[0][i] == pytest.approx(loss, rel=1e-5), (i, one[0], two[0])
     # SyncBN leaves biases before it without gradients but rounding, and detectron2's for CPUs keeps
     # variances for the evaluation that are a little smaller than those of PyTorch's.
