@@ -93,6 +93,7 @@ setup(
         ],
         # What tests and tools/bench.py time compare with; without it those are left out.
         "peers": ["transformers>=4.45"],
+        "vlm": ["peft>=0.15", "transformers>=5.0"],  # lrformer.referring
         # TEST.RUNTIME.ENGINE, and the files of tools/export.py for these engines.
         **ENGINES,
         "export": ["nncf>=3.0", *chain(*ENGINES.values())],  # nncf: int8 for OpenVINO

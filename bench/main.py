@@ -8,7 +8,7 @@ from pathlib import Path
 from lrformer import cli
 from lrformer.data.own import with_data
 
-from . import count, curves, loading, speed, table, training
+from . import count, curves, loading, referring, speed, table, training
 from .report import render
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
     "train": training,
     "load": loading,
     "curves": curves,
+    "referring": referring,
 }
 _WITH_DATA = ("count", "train", "load")  # which take one CONFIG then
 _STYLES = {".md": "markdown", ".json": "json", ".csv": "csv"}

@@ -11,6 +11,7 @@ from .canvas import CAR, UP, Canvas, box, circle
 from .light import palette
 
 _PAINTS = palette("e6e6eb b81414 8f0f1a 1a389e 2457bd e6b214 e06b14 147585")
+COLORS = ("white", "red", "red", "blue", "blue", "yellow", "orange", "teal")
 _GLASS, _TYRE, _PLATE = palette("1a1f26 0f0f11 d9d9b8")
 # At the front and at the rear: shining, and not.
 _LAMPS = palette("fff7d9 ccd1d1"), palette("f21f1a 990f0f")
@@ -63,7 +64,8 @@ class _Car:
 
     def __init__(self, canvas: Canvas, shape: Shape, x: float, z: float, heading: float) -> None:
         self.canvas, self.shape, rng = canvas, shape, canvas.rng
-        paint = rng.choice(_PAINTS) * rng.uniform(0.93, 1.07, 3)
+        number = rng.choice(len(_PAINTS))
+        self.color, paint = COLORS[number], _PAINTS[number] * rng.uniform(0.93, 1.07, 3)
         self.paint = np.clip(paint * rng.uniform(0.8, 1.15), 0.04, 0.95)
         self.forward = np.array([math.sin(heading), 0.0, math.cos(heading)])
         self.right = np.array([math.cos(heading), 0.0, -math.sin(heading)])
@@ -146,8 +148,13 @@ class _Car:
         self.canvas.shade_ground(np.insert(hull, 1, 0.0, axis=1))
 
 
-def draw_car(canvas: Canvas, x: float, z: float, heading: float, shape: Shape, instance: int):
-    """A car centred on the ground point (x, z); its heading is in radians from +Z to the right."""
+def draw_car(
+    canvas: Canvas, x: float, z: float, heading: float, shape: Shape, instance: int
+) -> str:
+    """A car centred on the ground point (x, z); its heading is in radians from +Z to the right.
+
+    Returns the name of its colour.
+    """
     car, depth = _Car(canvas, shape, x, z, heading), canvas.camera.depth(x, z)
     canvas.element(CAR, depth=depth, instance=instance, mottle=0.04, grain=0.015, size=2.0)
     car.draw_axles()
@@ -165,3 +172,4 @@ def draw_car(canvas: Canvas, x: float, z: float, heading: float, shape: Shape, i
         if sign * car.right @ toward > 0:
             car.draw_side(sign)
     car.cast_shadow()
+    return car.color

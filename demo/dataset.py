@@ -14,11 +14,12 @@ from lrformer.data.metadata import DEMO_CLASSES
 from lrformer.data.prepare import make_files
 
 from .annotations import panoptic_image, write_annotations
+from .phrases import write_phrases
 from .scene import MIN_SIDE, render_scene
 
 SPLITS = ("train", "val")
 _FORMAT = 2  # raised when the same parameters no longer give the same pictures
-_KINDS = {"images": "jpg", "annotations": "png", "panoptic": "png"}
+_KINDS = {"images": "jpg", "annotations": "png", "panoptic": "png", "objects": "json"}
 
 
 def write_demo_scenes(
@@ -72,7 +73,7 @@ def write_demo_scenes(
     finally:
         cv2.setNumThreads(threads)
     jobs = [(path / "panoptic" / file.stem.rpartition("_")[2], file) for file in _json_files(path)]
-    make_files(jobs, write_annotations, workers, "demo annotations")
+    make_files(jobs, _write_json, workers, "demo annotations")
     return path, missing
 
 
@@ -92,7 +93,7 @@ def class_shares(path: Path) -> dict[str, float]:
 
 
 def _scene_files(path: Path, parameters: dict[str, int]) -> dict[tuple[str, int], list[Path]]:
-    """Image, label map and panoptic map of each scene, by its split and number."""
+    """Image, label map, panoptic map and objects of each scene, by its split and number."""
     return {
         (split, i): [path / k / split / f"demo_{i:06d}.{end}" for k, end in _KINDS.items()]
         for split in SPLITS
@@ -101,8 +102,14 @@ def _scene_files(path: Path, parameters: dict[str, int]) -> dict[tuple[str, int]
 
 
 def _json_files(path: Path) -> list[Path]:
-    names = (f"{kind}_{split}.json" for kind in ("instances", "panoptic") for split in SPLITS)
+    kinds = ("instances", "panoptic", "referring")
+    names = (f"{kind}_{split}.json" for kind in kinds for split in SPLITS)
     return [path / "annotations" / name for name in names]
+
+
+def _write_json(maps: Path, file: Path) -> None:
+    write = write_phrases if file.name.startswith("referring") else write_annotations
+    write(maps, file)
 
 
 def _make_room(path: Path, parameters: dict[str, int]) -> None:
@@ -137,11 +144,13 @@ def _make_room(path: Path, parameters: dict[str, int]) -> None:
 
 
 def _write_scene(seed: int, image: Path, size: tuple[int, int]) -> None:
-    """Write the label map and the panoptic map of a scene, then its ``image``."""
+    """Write the label map, the panoptic map and the objects of a scene, then its ``image``."""
     scene = render_scene(seed, *size)
     split, name = image.parent.name, image.name.partition(".")[0]
     for kind, pixels in (("annotations", scene.semantic), ("panoptic", panoptic_image(scene))):
         part = image.parents[2] / kind / split / f"{name}.png.part"
         Image.fromarray(pixels).save(part, format="PNG")
         part.replace(part.with_suffix(""))
+    objects = image.parents[2] / "objects" / split / f"{name}.json"
+    objects.write_text(json.dumps(scene.objects))
     Image.fromarray(scene.image).save(image, format="JPEG", quality=93)

@@ -1,6 +1,7 @@
 """A street scene: where things stand, and in which order they are drawn."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ class Scene(NamedTuple):
     image: np.ndarray  # RGB, uint8 (H, W, 3)
     semantic: np.ndarray  # indices into DEMO_CLASSES, uint8 (H, W); every pixel has a class
     instance: np.ndarray  # int32 (H, W): 1, 2, … for the cars and people that are seen, else 0
+    # {"distance": metres, "color": a car's, else None} of instances 1, 2, …, seen or not
+    objects: Sequence[dict] = ()
 
 
 def render_scene(seed: int, height: int, width: int) -> Scene:
@@ -47,8 +50,8 @@ def render_scene(seed: int, height: int, width: int) -> Scene:
     street.place_poles()
     street.place_people()
     street.place_trees()
-    street.draw_objects()
-    return Scene(*finish(street.canvas))
+    objects = street.draw_objects()
+    return Scene(*finish(street.canvas), objects)
 
 
 class _Street:
@@ -251,15 +254,18 @@ class _Street:
                     self.objects.append((draw_tree, x, z, _KERB))
                 z += self.rng.uniform(8.0, 14.0)
 
-    def draw_objects(self) -> None:
-        """Whatever was placed, the farthest first."""
+    def draw_objects(self) -> list[dict]:
+        """Whatever was placed, the farthest first; what :class:`Scene` says about its instances."""
         self.light.headlamps = self.light.night or self.rng.random() < 0.15
-        instance = 0
+        known = []
         for draw, *details in sorted(self.objects, key=lambda o: -self.camera.depth(*o[1:3])):
             if draw in (draw_car, draw_person):
-                instance += 1
-                details.append(instance)
-            draw(self.canvas, *details)
+                color = draw(self.canvas, *details, len(known) + 1)
+                distance = float(self.camera.depth(*details[:2]))
+                known.append({"distance": round(distance, 2), "color": color})
+            else:
+                draw(self.canvas, *details)
+        return known
 
 
 def _strip(x0: float, x1: float, z0: float, z1: float, y: float = 0.0) -> np.ndarray:

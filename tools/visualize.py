@@ -14,7 +14,15 @@ from lrformer.inference import load_exported, predicted_tasks
 from lrformer.modeling.build import inference_cfg, load_model
 from lrformer.ops.host_memory import keep_freed_memory
 from lrformer.precision import NAMES
-from lrformer.visualization import DrawJob, Style, collect, from_dataset, with_labels_from
+from lrformer.visualization import (
+    DrawJob,
+    Source,
+    Style,
+    collect,
+    from_dataset,
+    with_labels_from,
+    with_phrases,
+)
 
 _EPILOG = rf"""
 examples:
@@ -33,7 +41,12 @@ The exit code is 0 when every input was drawn, 1 when some were skipped, 2 when 
 """
 
 # The names on the command line and in a model's output; the first that is predicted is drawn.
-_TASKS = {"panoptic": "panoptic_seg", "instance": "instances", "semantic": "sem_seg"}
+_TASKS = {
+    "panoptic": "panoptic_seg",
+    "instance": "instances",
+    "semantic": "sem_seg",
+    "referring": "referring",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +72,13 @@ def _draw(args: argparse.Namespace) -> int:
         sources, missing = from_dataset(args.dataset, truth), []
     else:
         sources, missing = collect(args.input, args.output)
+    if args.phrase:
+        if task != "referring":
+            raise ValueError(f"--phrase is for LISA; this model predicts {', '.join(predicted)}")
+        sources = with_phrases(sources, [{"phrase": phrase} for phrase in args.phrase])
     sources = sources[: args.limit]
+    if task == "referring":
+        _check_phrases(args, sources)
     if args.ground_truth:
         if task != "sem_seg":
             raise ValueError("--ground-truth DIR: label maps are truth of --task semantic only")
@@ -79,6 +98,15 @@ def _draw(args: argparse.Namespace) -> int:
     if drawn == 0:
         return 2
     return 1 if missing or unread else 0
+
+
+def _check_phrases(args: argparse.Namespace, sources: Sequence[Source]) -> None:
+    if args.label_maps:
+        raise ValueError("--label-maps: there are none of phrases")
+    if any(source.is_video for source in sources):
+        raise ValueError("--task referring draws images, not videos")
+    if any(source.phrase is None for source in sources):
+        raise ValueError('--phrase "the red car": what is to be segmented is not given')
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -104,6 +132,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="also draw the ground truth: the dataset's, or the label maps DIR/<name>.png",
     )
+    what.add_argument(
+        "--phrase",
+        nargs="+",
+        metavar="TEXT",
+        help='what to segment, for LISA: "the red car" "where may I walk?"; a picture each',
+    )
     what.add_argument("--task", choices=_TASKS, help="which prediction to draw; default: see below")
     how = parser.add_argument_group("how to draw it")
     how.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
@@ -126,6 +160,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     args = cli.parse(parser, argv)
     cli.check_model_options(parser, args)
+    if args.phrase and args.dataset:
+        parser.error("--phrase is for --input; a --dataset has phrases of its own")
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit is {args.limit}, expected at least 1")
     if args.output.exists() and not args.output.is_dir():

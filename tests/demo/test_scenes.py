@@ -29,10 +29,11 @@ def tree(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("height", "width"), [(96, 128), (65, 33), (32, 200)])
 def test_shapes_and_types_at_any_size(height, width):
-    image, semantic, instance = render_scene(1, height, width)
+    image, semantic, instance, objects = render_scene(1, height, width)
     assert image.shape == (height, width, 3)
     assert semantic.shape == instance.shape == (height, width)
     assert (image.dtype, semantic.dtype, instance.dtype) == (np.uint8, np.uint8, np.int32)
+    assert instance.max() <= len(objects) and all(o["distance"] > 0 for o in objects)
 
 
 def test_every_class_can_be_learned_and_scored(scenes):
@@ -40,6 +41,18 @@ def test_every_class_can_be_learned_and_scored(scenes):
     counts = np.array([np.bincount(s.semantic.ravel(), minlength=8) for s in scenes])
     assert (counts.sum(0) > 0.02 * counts.sum()).all()
     assert ((counts > 0).mean(0) > 0.7).all()
+
+
+def test_cars_have_the_colours_that_are_told(scenes):
+    """Of red, orange and yellow ones red is stronger than blue, of blue and teal ones weaker."""
+    right = []
+    for scene in scenes:
+        for number, told in enumerate(scene.objects, start=1):
+            pixels = scene.image[scene.instance == number].astype(int)
+            if told["color"] not in (None, "white") and len(pixels) > 100:
+                red, _, blue = np.percentile(pixels, 75, axis=0)  # not windows and tyres
+                right.append((red > blue) == (told["color"] not in ("blue", "teal")))
+    assert len(right) > 5 and np.mean(right) > 0.9
 
 
 def test_instances_are_the_things(scenes):
@@ -80,7 +93,7 @@ def test_layout_on_disk_is_that_of_a_real_dataset(tmp_path):
             image = Image.open(path / "images" / split / f"demo_{index:06d}.jpg").convert("YCbCr")
             brightness = np.asarray(Image.fromarray(scene.image).convert("L")).astype(int)
             assert np.abs(np.asarray(image)[..., 0] - brightness).mean() < 3  # JPEG
-    assert len(tree(path)) == 1 + 3 * 5 + 4
+    assert len(tree(path)) == 1 + 4 * 5 + 6
 
 
 def test_no_held_out_scene_is_trained_on():

@@ -233,6 +233,6 @@ def test_a_wrong_label_or_size_names_the_file(dataset, cfg, label, message):
 
 def test_an_unknown_kind_of_dataset_is_told_with_the_known_ones(dataset, cfg):
     dataset([[[0]]], "panoptic")
-    known = "cityscapes_sem_seg, coco, coco_panoptic_seg, sem_seg"
+    known = "cityscapes_sem_seg, coco, coco_panoptic_seg, referring, sem_seg"
     with pytest.raises(ValueError, match=f"{NAME}.*'panoptic'.*{known}"):
         build_evaluator(cfg, NAME)

@@ -20,6 +20,7 @@ from lrformer.config_values import RULES, items, rule_of
 from lrformer.engine import Trainer
 from tests.conftest import TINY
 from tests.engine.conftest import register_tiny
+from tests.referring.conftest import TINY as TINY_LISA
 
 _THEIRS = dict(items(get_cfg()))
 DEFAULTS = {
@@ -78,6 +79,16 @@ def hostile(default):
             yield [entry] * size
 
 
+def _register(folder):
+    """Six images with label maps, and with phrases."""
+    name = register_tiny(folder)
+    half = {"phrase": "left half", "segmentation": [[0, 0, 8, 0, 8, 16, 0, 16]]}
+    records = [{**x, "referring": [half, half]} for x in DatasetCatalog.get(name)]
+    DatasetCatalog.register("tiny_phrases", lambda: records)
+    MetadataCatalog.get("tiny_phrases").set(evaluator_type="referring")
+    return name, "tiny_phrases"
+
+
 def outcome(key, value, folder):
     """ "refused" by a message that names the key, or "runs"; fails otherwise."""
     config = "lrformer_t"
@@ -85,6 +96,12 @@ def outcome(key, value, folder):
         config = "lrformer_plus_t"
     config = next((name for start, name in MODELS.items() if key.startswith(start)), config)
     changes = {**TINY, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 3, **COMMON, "OUTPUT_DIR": str(folder)}
+    task, metric = "sem_seg", "mIoU"
+    if key.startswith("MODEL.LISA") or key == "INPUT.PHRASES_PER_IMAGE":
+        pytest.importorskip("transformers", "5.0")
+        config, task, metric = "../demo/referring_t", "referring", "gIoU"
+        changes |= {**TINY_LISA, "DATASETS.TRAIN": ("tiny_phrases",)}
+        changes["DATASETS.TEST"] = ("tiny_phrases",)
     if config == "lrformer_plus_t":
         changes["INPUT.DATASET_MAPPER_NAME"] = "mask_former_semantic"
     opts = [x for pair in changes.items() for x in pair]
@@ -98,16 +115,17 @@ def outcome(key, value, folder):
     trainer.resume_or_load(resume=False)
     scores = trainer.train()
     assert all(x.isfinite().all() for x in trainer.model.parameters()), f"{key} {value!r}"
-    assert math.isfinite(scores["sem_seg"]["mIoU"]), f"{key} {value!r}"
+    assert math.isfinite(scores[task][metric]), f"{key} {value!r}"
     return "runs"
 
 
 @pytest.fixture(scope="module")
 def tiny_data(tmp_path_factory):
-    name = register_tiny(tmp_path_factory.mktemp("tiny"))
+    names = _register(tmp_path_factory.mktemp("tiny"))
     yield
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def _refused(key, value):
@@ -137,7 +155,7 @@ def test_hostile_values_are_refused_or_train(tiny_data, tmp_path, key):
 
 
 def _table(folder):
-    register_tiny(folder)
+    _register(folder)
     lines = ["| key | default | admits | refused | trains |", "|---|---|---|---|---|"]
     for key, default in DEFAULTS.items():
         values = {"refused": [], "runs": []}

@@ -15,7 +15,7 @@ warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureW
 warnings.filterwarnings("ignore", message="`torch.jit.script`", category=DeprecationWarning)
 
 if importlib.util.find_spec("detectron2") is not None:
-    from . import data, modeling  # noqa: F401  (they register themselves)
+    from . import data, modeling, referring  # noqa: F401  (they register themselves)
     from .config import add_lrformer_config, load_cfg
     from .inference import Predictor
     from .modeling import build_model

@@ -178,6 +178,7 @@ def add_lrformer_config(cfg: CN) -> CN:
     """Add every key of this project, with its default, to ``cfg`` (in place) and return it."""
     # Not above: what is imported here needs load_cfg.
     from .modeling.mask2former.config import add_mask_former_config
+    from .referring.config import add_lisa_config
 
     # Where metrics go beside metrics.json and TensorBoard: "wandb" or "mlflow", installed.
     cfg.TRACKER = ""
@@ -190,6 +191,7 @@ def add_lrformer_config(cfg: CN) -> CN:
     _add_solver(cfg)
     _add_test(cfg)
     add_mask_former_config(cfg)
+    add_lisa_config(cfg)
     for key in _REMOVED_KEYS:
         cfg.register_deprecated_key(key)
     return cfg
@@ -279,6 +281,9 @@ def _add_head(cfg: CN) -> None:
 
 
 def _add_input(cfg: CN) -> None:
+    # How often images of each of DATASETS.TRAIN are drawn, relative to the others'. (): as many as
+    # there are of each.
+    cfg.DATASETS.TRAIN_WEIGHTS = ()
     # Training: with a range, images are resized to (MIN_SIZE_TRAIN, MAX_SIZE_TRAIN) times a ratio
     # drawn from it, aspect kept, so that both bounds hold. Empty: detectron2's ResizeShortestEdge.
     cfg.INPUT.RESIZE_RATIO_RANGE = []
@@ -295,7 +300,7 @@ def _add_input(cfg: CN) -> None:
     # "mask_former_semantic" (label maps), "mask_former_instance" and "coco_instance_lsj" (COCO's
     # objects), "mask_former_panoptic" and "coco_panoptic_lsj" (COCO's panoptic maps); "sem_seg"
     # (label maps) for the plain model. Those called lsj scale and crop by IMAGE_SIZE, MIN_SCALE and
-    # MAX_SCALE.
+    # MAX_SCALE. "referring" (phrases) for LISA.
     cfg.INPUT.DATASET_MAPPER_NAME = "sem_seg"
 
 

@@ -7,11 +7,13 @@ from functools import partial
 
 import cv2
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader
 
+from ..referring.mapper import ReferringMapper
 from . import mask_mappers
 from .catalog import load_dataset
 from .mappers import SegmentationMapper, SemSegMapper
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 # By each process that reads images: more are no accident.
 _MAX_SKIPPED = 10
 
-# What INPUT.DATASET_MAPPER_NAME may be; all but the first are the published Mask2Former's names.
+# What INPUT.DATASET_MAPPER_NAME may be; those of masks are the published Mask2Former's names.
 MAPPERS = {
     "sem_seg": SemSegMapper,
     "mask_former_semantic": mask_mappers.MaskFormerSemanticMapper,
@@ -31,6 +33,7 @@ MAPPERS = {
     "mask_former_panoptic": mask_mappers.MaskFormerPanopticMapper,
     "coco_instance_lsj": mask_mappers.COCOInstanceLSJMapper,
     "coco_panoptic_lsj": mask_mappers.COCOPanopticLSJMapper,
+    "referring": ReferringMapper,
 }
 
 
@@ -57,12 +60,27 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
     """
     if not cfg.DATASETS.TRAIN:
         raise DatasetError("DATASETS.TRAIN is empty; name a dataset, or give your own with --data.")
-    dataset = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(name)]
+    datasets = [load_dataset(name) for name in cfg.DATASETS.TRAIN]
+    dataset = [record for records in datasets for record in records]
     mapper, sampler = _Skipping(build_mapper(cfg, is_train=True), dataset), None
-    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+    if cfg.DATASETS.TRAIN_WEIGHTS:
+        sampler = _weighted_sampler([len(records) for records in datasets], cfg)
+    elif cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         sampler = _balanced_sampler(dataset, cfg)
     loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
     return _one_thread_a_worker(loader)
+
+
+def _weighted_sampler(sizes: Sequence[int], cfg: CfgNode) -> RepeatFactorTrainingSampler:
+    """Draws from datasets of these sizes in the proportion of their weights."""
+    weights = cfg.DATASETS.TRAIN_WEIGHTS
+    if len(weights) != len(sizes):
+        raise ValueError(
+            f"DATASETS.TRAIN_WEIGHTS has {len(weights)} numbers for {len(sizes)} DATASETS.TRAIN"
+        )
+    pairs = zip(weights, sizes, strict=True)
+    factors = [torch.full((size,), sum(sizes) / sum(weights) * w / size) for w, size in pairs]
+    return RepeatFactorTrainingSampler(torch.cat(factors))
 
 
 def _balanced_sampler(dataset: list[dict], cfg: CfgNode) -> RepeatFactorTrainingSampler:

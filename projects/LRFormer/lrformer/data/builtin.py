@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.coco_panoptic import register_coco_panoptic
 
+from ..referring import datasets as referring
 from . import metadata
 from .tree import SemSegTree, register_sem_seg
 
@@ -129,6 +130,7 @@ def register_all(root: str) -> None:
                 meta.stuff_sizes = metadata.class_sizes(meta.stuff_classes)
     for split in _TRAIN_VAL:
         _register_demo_objects(os.path.join(root, "demo_scenes"), split)
+    referring.register_all(root)
 
 
 def _register_demo_objects(base: str, split: str) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from detectron2.data import Metadata, MetadataCatalog
 
+from ..referring.datasets import read_phrases
 from .build import MAPPERS, mapper_class
 from .catalog import load_dataset
 from .masks import check_category, object_mask, read_segments
@@ -27,11 +28,11 @@ _ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 def verify_dataset(name: str, num_classes: int, mapper: str | None = None) -> None:
     """Check a registered dataset, the number of classes and the choice of the mapper.
 
-    It may have label maps, COCO's objects or COCO's panoptic segments. Every file is looked for,
-    and whether it is cut off; the class of every object and segment is checked. Maps are read and
-    compared with their images' sizes, and masks are decoded: all of them if there are few, else
-    those of a few hundred images spread evenly (the mappers check what they read); of a dataset
-    that is evaluated on, where none may be skipped, so are the images.
+    It may have label maps, COCO's objects, COCO's panoptic segments or phrases. Every file is
+    looked for, and whether it is cut off; the class of every object and segment is checked. Maps
+    are read and compared with their images' sizes, and masks are decoded: all of them if there are
+    few, else those of a few hundred images spread evenly (the mappers check what they read); of a
+    dataset that is evaluated on, where none may be skipped, so are the images.
 
     Args:
         name: the dataset's name in detectron2's catalogs.
@@ -125,6 +126,9 @@ _KINDS = {
     ),
     "sem_seg_file_name": _Kind(
         "label maps", "", lambda meta: meta.get("stuff_classes"), read_checked_label
+    ),
+    "referring": _Kind(
+        "phrases", "", lambda meta: None, lambda record, size, *_: read_phrases(record, size)
     ),
 }
 

@@ -10,7 +10,7 @@ from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluator, Datas
 
 from lrformer.inference.tasks import predicted_tasks
 
-from . import panoptic, sem_seg
+from . import panoptic, referring, sem_seg
 from .instances import InstanceEvaluator
 
 logger = logging.getLogger(__name__)
@@ -20,9 +20,13 @@ BEST_METRICS = {
     "panoptic_seg": "panoptic_seg/PQ",
     "instances": "segm/AP",
     "sem_seg": "sem_seg/mIoU",
+    "referring": "referring/gIoU",
 }
 # What this project's evaluators write each class's scores to.
-RESULTS_FILES = {"sem_seg": sem_seg.RESULTS_FILE, "panoptic_seg": panoptic.RESULTS_FILE}
+RESULTS_FILES = {
+    task: module.RESULTS_FILE
+    for task, module in (("sem_seg", sem_seg), ("panoptic_seg", panoptic), ("referring", referring))
+}
 
 # The metadata's evaluator_type -> the tasks, and the entry of the metadata that each one needs.
 # Cityscapes' label maps hold trainIds: its standard mIoU needs none of the benchmark's scripts.
@@ -31,6 +35,7 @@ _ANNOTATIONS = {
     "cityscapes_sem_seg": {"sem_seg": "evaluator_type"},
     "coco": {"instances": "json_file"},
     "coco_panoptic_seg": {"panoptic_seg": "panoptic_json", "instances": "json_file"},
+    "referring": {"referring": "evaluator_type"},
 }
 
 
@@ -43,7 +48,7 @@ def evaluated_tasks(cfg: CfgNode, dataset_name: str) -> list[str]:
     """What ``cfg``'s model predicts and ``dataset_name`` has annotations for.
 
     Returns:
-        Of "panoptic_seg", "instances" and "sem_seg", in this order.
+        Of "panoptic_seg", "instances", "sem_seg" and "referring", in this order.
 
     Raises:
         ValueError: there is nothing that could be compared, or no way to compare it.
@@ -102,6 +107,8 @@ def _build(task: str, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     folder = str(output_folder(cfg, dataset_name))
     if task == "instances":
         return InstanceEvaluator(dataset_name, folder)
+    if task == "referring":
+        return referring.ReferringEvaluator(dataset_name, folder)
     if importlib.util.find_spec("panopticapi") is not None:
         return COCOPanopticEvaluator(dataset_name, folder)
     logger.info(

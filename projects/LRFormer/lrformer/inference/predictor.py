@@ -42,8 +42,8 @@ class Predictor:
     Attributes:
         metadata: detectron2 metadata of what the model is about, with ``stuff_classes`` or
             ``thing_classes`` and their colours.
-        tasks: what is predicted, of "sem_seg", "instances" and "panoptic_seg"; None where it is not
-            known before the first image.
+        tasks: what is predicted, of "sem_seg", "instances", "panoptic_seg" and "referring"; None
+            where it is not known before the first image.
 
     Examples::
 
@@ -126,17 +126,22 @@ class Predictor:
         """The class of every pixel, H x W int64."""
         return next(self.predict_many([image], ahead=0))
 
-    def predict(self, image: Image, *tasks: str) -> dict[str, Any]:
+    def predict(self, image: Image, *tasks: str, phrases: Sequence[str] = ()) -> dict[str, Any]:
         """All that the model predicts for an image, as detectron2's ``DefaultPredictor`` gives it.
+
+        Args:
+            image, tasks: see above.
+            phrases: N phrases to segment, for "referring"; one that ends with "?" or "." is a whole
+                sentence.
 
         Returns:
             The model's dict, on the model's device, with at least the ``tasks``: "sem_seg", scores
             K x H x W; "instances", ``Instances`` with ``pred_masks``, ``pred_boxes``, ``scores``
             and ``pred_classes``; "panoptic_seg", (H x W segment ids, list of {"id", "isthing",
-            "category_id", "score"}). Ids of classes are indices into the metadata's
-            ``stuff_classes`` or, of things, ``thing_classes``.
+            "category_id", "score"}); "referring", N x H x W bool. Ids of classes are indices into
+            the metadata's ``stuff_classes`` or, of things, ``thing_classes``.
         """
-        return next(self.predict_stream([image], *tasks, ahead=0))
+        return next(self.predict_stream([image], *tasks, ahead=0, phrases=phrases))
 
     def to_probabilities(self, scores: torch.Tensor) -> torch.Tensor:
         """Class probabilities of the "sem_seg" that is predicted, K x H x W float32."""
@@ -164,10 +169,15 @@ class Predictor:
         self.model.write_class_map(classes, read)
 
     def predict_stream(
-        self, images: Iterable[Image], *tasks: str, batch_size: int = 1, ahead: int = 4
+        self,
+        images: Iterable[Image],
+        *tasks: str,
+        batch_size: int = 1,
+        ahead: int = 4,
+        phrases: Sequence[str] = (),
     ) -> Iterator[dict[str, Any]]:
         """:meth:`predict` for many images, in the way of :meth:`predict_many`."""
-        for output in self._outputs(self.model, images, tasks, batch_size, ahead):
+        for output in self._outputs(self.model, images, tasks, batch_size, ahead, phrases):
             for task in tasks:
                 check_task(task, output, self.model)
             yield output
@@ -195,12 +205,14 @@ class Predictor:
         tasks: Sequence[str],
         batch_size: int,
         ahead: int,
+        phrases: Sequence[str] = (),
     ) -> Iterator[dict[str, Any]]:
+        asked = [{"phrase": x, "is_sentence": x.rstrip().endswith(("?", "."))} for x in phrases]
         batches = self._batches(images, tasks, batch_size, ahead)
 
         @torch.inference_mode()
         def run(batch: list[dict]) -> list[dict[str, Any]]:
-            return model(batch)
+            return model([x | {"referring": asked} for x in batch] if asked else batch)
 
         for outputs in map_ahead(run, batches, min(ahead, self.requests - 1), self.requests):
             yield from outputs

@@ -1,11 +1,13 @@
-"""What models predict: "sem_seg", "instances", "panoptic_seg", as detectron2 names it."""
+"""What models predict: "sem_seg", "instances", "panoptic_seg", as detectron2 names it; and
+"referring", a mask for each phrase that an image is given with."""
 
 from typing import Any
 
 from detectron2.config import CfgNode
 from torch import nn
 
-# The config keys with which MaskFormer predicts it.
+REFERRING = "referring"
+# The config keys with which MaskFormer predicts the others.
 TASK_KEYS = {
     "sem_seg": "MODEL.MASK_FORMER.TEST.SEMANTIC_ON",
     "instances": "MODEL.MASK_FORMER.TEST.INSTANCE_ON",
@@ -17,6 +19,8 @@ def tasks_of(cfg: CfgNode) -> tuple[str, ...] | None:
     """What a config's model predicts without windows and augmentation; None if it is not known."""
     if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
         return ("sem_seg",)
+    if cfg.MODEL.META_ARCHITECTURE == "LISA":
+        return (REFERRING,)
     if cfg.MODEL.META_ARCHITECTURE != "MaskFormer":
         return None
     test = cfg.MODEL.MASK_FORMER.TEST
@@ -43,16 +47,17 @@ def predicted_tasks(cfg: CfgNode) -> tuple[str, ...] | None:
 
 def check_task(task: str, found: Any, model: nn.Module) -> None:
     """Raise ValueError where ``task`` is not in ``found``, tasks or the output for one image."""
-    if task not in TASK_KEYS:
-        raise ValueError(f"there is no task {task!r}; there are {_list(TASK_KEYS)}")
+    known = (*TASK_KEYS, REFERRING)
+    if task not in known:
+        raise ValueError(f"there is no task {task!r}; there are {_list(known)}")
     if not isinstance(found, (dict, tuple)):
         found = (type(found).__name__,)
     if task in found:
         return
     alone = "" if task == "sem_seg" else ", and TEST.SLIDING_WINDOW and TEST.AUG not ENABLED"
+    how = "LISA does" if task == REFERRING else f"LRFormer+ does with {TASK_KEYS[task]} True{alone}"
     raise ValueError(
-        f"{type(model).__name__} predicts no {task!r} (it predicts: {_list(found)}); LRFormer+ "
-        f"does with {TASK_KEYS[task]} True{alone}"
+        f"{type(model).__name__} predicts no {task!r} (it predicts: {_list(found)}); {how}"
     )
 
 

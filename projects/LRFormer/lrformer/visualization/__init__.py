@@ -4,7 +4,7 @@ from .drawing import SegmentationVisualizer
 from .job import DrawJob
 from .picture import Style, draw_picture
 from .segments import Segment, segments_of
-from .sources import Source, collect, from_dataset, with_labels_from
+from .sources import Source, collect, from_dataset, with_labels_from, with_phrases
 
 __all__ = [
     "DrawJob",
@@ -17,4 +17,5 @@ __all__ = [
     "from_dataset",
     "segments_of",
     "with_labels_from",
+    "with_phrases",
 ]

@@ -17,7 +17,7 @@ from lrformer.inference.tasks import check_task
 
 from .label_maps import LabelMapWriter
 from .picture import Style, draw_picture
-from .segments import Prediction
+from .segments import Prediction, phrase_metadata, phrase_segment
 from .sources import Source, read_truth
 from .video import SUFFIX as VIDEO_SUFFIX
 from .video import VideoReader, write_video
@@ -36,7 +36,7 @@ class DrawJob:
     Args:
         predictor: its metadata has the classes' names and colours.
         output: folder to write to; made where it does not exist.
-        task: "sem_seg", "instances" or "panoptic_seg".
+        task: "sem_seg", "instances", "panoptic_seg" or, for sources with a phrase, "referring".
         style: how the pictures look.
         suffix: of the pictures: ".png", ".jpg" or another that Pillow writes.
         label_maps: also write ``output/label_maps``, see :class:`LabelMapWriter`; the maps of a
@@ -116,11 +116,14 @@ class DrawJob:
         source, image, truth = work
         # Without one frame there is no video.
         with nullcontext() if source.is_video else self._skipping(source):
-            return source, image, {"prediction": self._prediction(image)} | truth
+            return source, image, {"prediction": self._prediction(image, source.phrase)} | truth
 
-    def _prediction(self, image: np.ndarray) -> Prediction:
+    def _prediction(self, image: np.ndarray, phrase: str | None) -> Prediction:
         if self.task == "sem_seg":  # the class map, without the scores of all classes
             return self.predictor(image)
+        if self.task == "referring":
+            masks = self.predictor.predict(image, self.task, phrases=[phrase])[self.task]
+            return [phrase_segment(masks[0].cpu().numpy())]
         prediction = self.predictor.predict(image, self.task)[self.task]
         if self.task == "instances":
             return prediction.to("cpu")
@@ -133,7 +136,10 @@ class DrawJob:
         with self._skipping(source):
             file = self._picture_of(source)
             file.parent.mkdir(parents=True, exist_ok=True)
-            picture = draw_picture(image, panels, self._metadata, self.style)
+            metadata = self._metadata
+            if self.task == "referring":
+                metadata = phrase_metadata(source.phrase)
+            picture = draw_picture(image, panels, metadata, self.style)
             Image.fromarray(picture).save(file, quality=95)
 
     def _draw_video(self, source: Source) -> None:

@@ -88,7 +88,8 @@ def draw_picture(
     if not style.legend:
         return picture
 
-    areas: Counter[tuple[int, bool]] = Counter()  # of the classes that are present
+    # Of the classes that are present; a phrase stands there also where nothing was found.
+    areas: Counter[tuple[int, bool]] = Counter({(0, False): 0} if metadata.get("phrase") else ())
     for segment in (segment for drawn in segments.values() for segment in drawn):
         areas[segment.label, segment.thing] += np.count_nonzero(segment.mask)
     # Stuff first, and the labels of a kind in order.

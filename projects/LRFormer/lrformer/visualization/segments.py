@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from detectron2.data import Metadata
 from detectron2.structures import Instances
 
 
@@ -27,6 +28,8 @@ class Segment:
     score: float | None = None
     crowd: bool = False
 
+
+_PHRASE_COLOR = (255, 0, 200)
 
 # What segments_of() takes.
 Prediction = np.ndarray | Instances | tuple[np.ndarray, Sequence[dict]] | list[Segment]
@@ -71,6 +74,16 @@ def segments_of(
     else:
         segments = prediction
     return [segment for segment in segments if segment.mask.any()]
+
+
+def phrase_segment(mask: np.ndarray) -> Segment:
+    """What a phrase means, an H x W bool mask: of the only class of :func:`phrase_metadata`."""
+    return Segment(mask, 0, thing=False)
+
+
+def phrase_metadata(phrase: str) -> Metadata:
+    """A picture's names and colours where it shows what a phrase means."""
+    return Metadata(phrase=phrase, stuff_classes=[phrase], stuff_colors=[_PHRASE_COLOR])
 
 
 def resize_segments(segments: Sequence[Segment], height: int, width: int) -> list[Segment]:

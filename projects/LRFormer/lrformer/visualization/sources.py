@@ -4,7 +4,7 @@ import glob
 import io
 import itertools
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -23,7 +23,8 @@ from lrformer.data.reading import (
     read_panoptic,
 )
 
-from .segments import Prediction, Segment
+from ..referring.datasets import read_target
+from .segments import Prediction, Segment, phrase_segment
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 _SHARD_SUFFIX = ".tar"
@@ -33,6 +34,7 @@ _TRUTH_KEYS = {
     "sem_seg": "sem_seg_file_name",
     "instances": "annotations",
     "panoptic_seg": "pan_seg_file_name",
+    "referring": "referring",
 }
 
 
@@ -46,6 +48,7 @@ class Source:
         truth: record in detectron2's dataset format, if its ground truth is to be drawn.
         image_id: the dataset's number of the image, where it has one.
         part: of an image in a shard: its first byte, and how many it has.
+        phrase: what to segment, for the task "referring".
     """
 
     path: Path
@@ -53,6 +56,7 @@ class Source:
     truth: dict[str, Any] | None = None
     image_id: int | str | None = None
     part: tuple[int, int] | None = None
+    phrase: str | None = None
 
     def open(self) -> str | BinaryIO:
         """What :mod:`lrformer.data.reading` reads."""
@@ -160,8 +164,25 @@ def from_dataset(name: str, task: str | None = None) -> list[Source]:
             raise DatasetError(
                 f"{name} has no {_TRUTH_KEYS[task]} for {path}: choose another dataset or --task"
             )
-        sources.append(Source(path, Path(path.stem), truth, record.get("image_id")))
+        source = Source(path, Path(path.stem), truth, record.get("image_id"))
+        sources += (
+            with_phrases([source], record["referring"]) if "referring" in record else [source]
+        )
     return _with_unique_names(sources)
+
+
+def with_phrases(sources: Iterable[Source], phrases: Sequence[dict]) -> list[Source]:
+    """Each source once for each phrase, given as in a dataset dict's "referring"."""
+    return [
+        replace(
+            source,
+            name=source.name.with_name(f"{source.name.name}_{number}"),
+            truth=source.truth and {**source.truth, "referring": [phrase]},
+            phrase=phrase["phrase"],
+        )
+        for source in sources
+        for number, phrase in enumerate(phrases)
+    ]
 
 
 def with_labels_from(sources: Iterable[Source], folder: Path) -> list[Source]:
@@ -192,7 +213,7 @@ def read_truth(
 
     Args:
         record: in detectron2's dataset format.
-        task: "sem_seg", "instances" or "panoptic_seg".
+        task: "sem_seg", "instances", "panoptic_seg" or "referring", of its first phrase.
         size: height and width of the image.
         metadata: for the number of classes and the ignore label.
 
@@ -211,6 +232,8 @@ def read_truth(
             for x in record["annotations"]
             if x.get("segmentation")  # not a box alone
         ]
+    if task == "referring":
+        return [phrase_segment(read_target(record["referring"][0], record["file_name"], size) == 1)]
     file_name = record[_TRUTH_KEYS[task]]
     if task == "sem_seg":
         label = read_label(file_name)
