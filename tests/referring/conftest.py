@@ -7,13 +7,9 @@ import torch
 from detectron2.modeling import build_model
 
 from lrformer import load_cfg
+from tests.conftest import TINY as MODEL
 
-TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.LRFORMER.EMBED_DIMS": [8, 16, 24, 32],
-    "MODEL.LRFORMER.DEPTHS": [1, 1, 1, 1],
-    "MODEL.LRFORMER.NUM_HEADS": [1, 2, 2, 4],
-    "MODEL.LRFORMER.MLP_RATIOS": [2, 2, 2, 2],
+TINY = MODEL | {
     "MODEL.LISA.DIM": 32,
     "MODEL.LISA.TEXT.DIM": 32,
     "MODEL.LISA.TEXT.MLP_DIM": 64,

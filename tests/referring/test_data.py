@@ -23,6 +23,7 @@ from lrformer.data import (
 from lrformer.evaluation.referring import ReferringEvaluator
 from lrformer.referring.datasets import read_phrases, read_target
 from lrformer.referring.language import build_language_model
+from lrformer.visualization import from_dataset
 
 IMAGE = np.full((20, 30, 3), 90, np.uint8)
 
@@ -143,8 +144,12 @@ def test_names_of_classes_are_phrases(root, monkeypatch):
     np.testing.assert_array_equal(found["road"], label == 0)
     assert len(read_phrases(record, (20, 30), most=1)) == 1
     cv2.imwrite(str(root / "x.png"), label | 255)
+    mapper = build_mapper(load_cfg("demo/referring_t.yaml"), is_train=True)
     with pytest.raises(DatasetError, match="no phrase"):
-        read_phrases(record, (20, 30))
+        mapper(record)
+    verify_dataset("ade20k_sem_seg_train_phrases", 80, "referring")  # one of many is no matter
+    with pytest.raises(DatasetError, match="for training only"):
+        from_dataset("ade20k_sem_seg_train_phrases")
 
 
 def test_questions_answered_in_words(root):

@@ -168,14 +168,12 @@ def read_phrases(
         Pairs; the mask is None for a question that is answered in words.
 
     Raises:
-        DatasetError: a mask cannot be drawn, or the image has no phrase.
+        DatasetError: a mask cannot be drawn.
     """
     phrases, file_name = record["referring"], record["file_name"]
     label = None
     if phrases and "label_map" in phrases[0]:
         label, phrases = _read_classes(**phrases[0], size=size)
-    if not phrases:
-        raise DatasetError(f"{file_name}: it has no phrase")
     chosen = phrases if most is None else random.sample(phrases, min(most, len(phrases)))
     if label is not None:
         return [(phrase, (label == phrase["label"]).astype(np.uint8)) for phrase in chosen]

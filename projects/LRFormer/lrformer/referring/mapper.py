@@ -7,6 +7,7 @@ from detectron2.config import CfgNode, configurable
 
 from ..data.mappers import SegmentationMapper
 from ..data.masks import stack_masks
+from ..data.tree import DatasetError
 from .datasets import read_phrases
 
 
@@ -39,7 +40,10 @@ class ReferringMapper(SegmentationMapper):
         return {**options, "phrases_per_image": keys.PHRASES_PER_IMAGE}
 
     def read_truth(self, dataset_dict, size):
-        return None, read_phrases(dataset_dict, size, self.phrases_per_image)
+        phrases = read_phrases(dataset_dict, size, self.phrases_per_image)
+        if not phrases:
+            raise DatasetError(f"{dataset_dict['file_name']}: there is no phrase about it")
+        return None, phrases
 
     def make_target(self, truth, inputs, transforms, size):
         drawn = [transforms.apply_segmentation(x) for _, x in truth if x is not None]

@@ -164,6 +164,8 @@ def from_dataset(name: str, task: str | None = None) -> list[Source]:
             raise DatasetError(
                 f"{name} has no {_TRUTH_KEYS[task]} for {path}: choose another dataset or --task"
             )
+        if any({"label_map", "answer"} & x.keys() for x in record.get("referring", ())):
+            raise DatasetError(f"{name} has phrases for training only; choose another dataset")
         source = Source(path, Path(path.stem), truth, record.get("image_id"))
         sources += (
             with_phrases([source], record["referring"]) if "referring" in record else [source]
